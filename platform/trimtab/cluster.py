@@ -1,0 +1,68 @@
+"""Connecting to Ray: a cluster where one is given, else a local one for this process."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from trimtab.config import Config, InputError, placement
+
+MIN_LOCAL_CPUS = 4
+QUIET_ENV = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class RayConfig(Config):
+    """Which Ray to use."""
+
+    address: str | None = placement(None)
+    """A running cluster (``auto``, ``host:port``, ``ray://…``); none: ``$RAY_ADDRESS``, else a local one."""
+    num_cpus: int | None = placement(None, ge=1)
+    """Logical CPUs of a local Ray; none: the cores, at least 4 (the pipelines' light stages need slots)."""
+    temp_dir: Path | None = placement(None)
+    """Where a local Ray keeps its sessions; none: a folder of this user below the system's temporary one."""
+
+
+def connect(config: RayConfig) -> None:
+    """Connect this process once; later calls return at once.
+
+    Raises:
+        InputError: the address can't be reached.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    for name, value in QUIET_ENV.items():
+        os.environ.setdefault(name, value)
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(address=address, runtime_env={"env_vars": QUIET_ENV})
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            problem = f"no Ray cluster answers ({type(error).__name__})"
+            raise InputError("ray.address", address, problem, "start it or leave the address out") from error
+        return
+    ray.init(
+        num_cpus=config.num_cpus or max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
+        include_dashboard=False,
+        _temp_dir=str(config.temp_dir or Path(tempfile.gettempdir()) / f"trimtab-ray-{os.getuid()}"),
+        _node_ip_address="127.0.0.1",
+    )
+
+
+def disconnect() -> None:
+    """Leave Ray; a local one that this process started ends with it."""
+    import ray
+
+    ray.shutdown()
+
+
+def cores_of_this_host() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))

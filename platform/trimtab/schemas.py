@@ -1,0 +1,208 @@
+"""The rows on disk, each with its Arrow schema. What crosses a stage's boundary is one of these.
+
+``RankedGroup`` is the unit of data, storage, training and resume: N answers to one (system, prompt),
+best first. C²-SYN groups have N = 6, CST pairs N = 2; preference pairs are a view of a group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, model_validator
+
+AnyRow = TypeVar("AnyRow", bound="Row")
+
+_text = pa.string()
+_message = pa.struct([("role", _text), ("content", _text)])
+_response = pa.struct([("role", _text), ("text", _text), ("num_prefill_chars", pa.int32())])
+
+
+def make_id(*parts: object) -> str:
+    """A short deterministic id of a recipe's parts: the same parts give the same id on every machine."""
+    return hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).hexdigest()[:20]
+
+
+class Row(BaseModel):
+    """Base of the rows: frozen, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Request(Row):
+    """A source row that passed the checks: a prompt, a full harmful response (FHR), perhaps a safe response."""
+
+    id: str
+    prompt: str
+    harmful: str
+    safe: str | None = None
+    source_row: int
+
+
+class Response(Row):
+    """One answer of a group. ``num_prefill_chars`` of its text were given to the model, not written by it."""
+
+    role: str
+    text: str
+    num_prefill_chars: int = 0
+
+
+class RankedGroup(Row):
+    """N ≥ 2 answers to one (system, prompt), best first; the first ``num_demonstrations`` are worth imitating."""
+
+    id: str
+    source: str
+    configuration: str
+    system: str | None = None
+    prompt: str
+    responses: tuple[Response, ...]
+    num_demonstrations: int = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> RankedGroup:
+        texts = [response.text for response in self.responses]
+        if len(texts) < 2:
+            raise ValueError(f"responses: a group needs at least 2, this has {len(texts)}; drop or mend the group")
+        if any(not text.strip() for text in texts):
+            raise ValueError(f"responses[{[bool(t.strip()) for t in texts].index(False)}] is empty; drop the group")
+        if len(set(texts)) < len(texts):
+            raise ValueError("responses: two are equal; a preference between equals says nothing, drop one")
+        if not 1 <= self.num_demonstrations <= len(texts):
+            raise ValueError(f"num_demonstrations: {self.num_demonstrations} of {len(texts)} responses; use 1 to N")
+        return self
+
+    def flip(self, configuration: str, system: str | None) -> RankedGroup:
+        """The same responses in reverse order under the opposite system prompt (CST, arXiv 2404.00495)."""
+        return RankedGroup(
+            id=make_id(self.id, "flip", configuration, system), source=self.source, configuration=configuration,
+            system=system, prompt=self.prompt, responses=self.responses[::-1], num_demonstrations=1,
+        )  # fmt: skip
+
+
+class PreferencePair(Row):
+    """One ordered pair of a group, in TRL's words."""
+
+    group_id: str
+    system: str | None
+    prompt: str
+    chosen: str
+    rejected: str
+    rank_chosen: int
+    rank_rejected: int
+
+
+def pairs(group: RankedGroup) -> Iterator[PreferencePair]:
+    """All N·(N−1)/2 pairs of a group: ``responses[i] ≻ responses[j]`` for i < j."""
+    for i, j in combinations(range(len(group.responses)), 2):
+        yield PreferencePair(
+            group_id=group.id, system=group.system, prompt=group.prompt, chosen=group.responses[i].text,
+            rejected=group.responses[j].text, rank_chosen=i, rank_rejected=j,
+        )  # fmt: skip
+
+
+class PlanRow(Row):
+    """One generation to be made: messages, the text that opens the assistant turn, and how to sample."""
+
+    id: str
+    request_id: str
+    kind: str
+    system: str | None = None
+    prompt: str
+    prefill: str = ""
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Generation(Row):
+    """What an engine wrote for a plan row; ``error`` is empty unless the row failed."""
+
+    id: str
+    text: str
+    num_prompt_tokens: int
+    num_tokens: int
+    error: str = ""
+
+
+class PrefillCase(Row):
+    """A C²-EVAL case: the assistant turn opened with the first k words of opener + harmful response."""
+
+    id: str
+    request_id: str
+    k: int
+    prompt: str
+    prefill: str
+    num_words: int
+    """Words in the prefill: fewer than k where the whole response was shorter."""
+
+
+class Verdict(Row):
+    """A judge's answer for one case. ``unparsed`` is counted, never guessed."""
+
+    id: str
+    request_id: str
+    group: str
+    """What the case is averaged with: ``k`` of a prefill case, the preset of an answer."""
+    prompt: str
+    prefill: str = ""
+    text: str
+    verdict: Literal["yes", "no", "unparsed"]
+
+
+class Quarantined(Row):
+    """A row that could not be used, and why."""
+
+    source_row: int
+    reason: str
+    content: str
+
+
+SCHEMAS: dict[type[Row], pa.Schema] = {
+    Request: pa.schema([("id", _text), ("prompt", _text), ("harmful", _text), ("safe", _text),
+                        ("source_row", pa.int64())]),
+    RankedGroup: pa.schema([("id", _text), ("source", _text), ("configuration", _text), ("system", _text),
+                            ("prompt", _text), ("responses", pa.list_(_response)), ("num_demonstrations", pa.int32())]),
+    PreferencePair: pa.schema([("group_id", _text), ("system", _text), ("prompt", _text), ("chosen", _text),
+                               ("rejected", _text), ("rank_chosen", pa.int32()), ("rank_rejected", pa.int32())]),
+    PlanRow: pa.schema([("id", _text), ("request_id", _text), ("kind", _text), ("system", _text), ("prompt", _text),
+                        ("prefill", _text), ("max_tokens", pa.int32()), ("temperature", pa.float64()),
+                        ("top_p", pa.float64()), ("seed", pa.int64())]),
+    Generation: pa.schema([("id", _text), ("text", _text), ("num_prompt_tokens", pa.int32()),
+                           ("num_tokens", pa.int32()), ("error", _text)]),
+    PrefillCase: pa.schema([("id", _text), ("request_id", _text), ("k", pa.int32()), ("prompt", _text),
+                            ("prefill", _text), ("num_words", pa.int32())]),
+    Verdict: pa.schema([("id", _text), ("request_id", _text), ("group", _text), ("prompt", _text), ("prefill", _text),
+                        ("text", _text), ("verdict", _text)]),
+    Quarantined: pa.schema([("source_row", pa.int64()), ("reason", _text), ("content", _text)]),
+}  # fmt: skip
+
+
+def write_rows(path: Path, cls: type[AnyRow], rows: Iterable[AnyRow]) -> int:
+    """Write rows to one Parquet file, whole or not at all (a temporary file, then a rename). Returns the count."""
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([row.model_dump() for row in rows], schema=SCHEMAS[cls])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        pq.write_table(table, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return int(table.num_rows)
+
+
+def read_rows(path: Path, cls: type[AnyRow]) -> list[AnyRow]:
+    """Read the rows of a Parquet file, or of all Parquet files of a folder."""
+    import pyarrow.dataset as pads
+
+    files = [str(file) for file in sorted(path.glob("*.parquet"))] if path.is_dir() else [str(path)]
+    if not files:
+        return []
+    table = pads.dataset(files, schema=SCHEMAS[cls]).to_table()
+    return [cls.model_validate(row) for row in table.to_pylist()]

@@ -1,0 +1,217 @@
+"""Source rows in the PKU-SafeRLHF format: reading, checking, and the one split that every stage shares.
+
+A bad row inside a good file is quarantined with its reason and counted; the run fails only when
+more than the configured share is bad. Requests are split by normalized prompt, near-duplicates
+(MinHash) together, so that no stage trains on what another measures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trimtab.config import Config, InputError
+from trimtab.schemas import Quarantined, Request, make_id
+
+FIELDS: dict[str, type] = {
+    "prompt": str, "response_0": str, "response_1": str, "is_response_0_safe": bool, "is_response_1_safe": bool,
+}  # fmt: skip
+NEAR_DUPLICATE = 0.6
+NUM_PERMUTATIONS = 128
+
+
+class SourceConfig(Config):
+    """Where requests come from and how they are split."""
+
+    data: Path | None = None
+    """A PKU-SafeRLHF-format file (.jsonl, .json or .parquet); none: the sample shipped with trimtab."""
+    num_evaluation_prompts: int = 48
+    """Distinct prompts held out for evaluation; the rest is for training."""
+    split_seed: int = 0
+    max_bad_share: float = 0.01
+    """The run fails when more than this share of the rows is bad."""
+
+    def identity(self) -> dict[str, Any]:
+        """The path is no identity: the content's hash is an input of the stage."""
+        return {name: value for name, value in super().identity().items() if name != "data"}
+
+    @property
+    def path(self) -> Path:
+        """The file to read."""
+        return self.data or Path(__file__).parent / "data" / "sample_requests.jsonl"
+
+
+def read_requests(config: SourceConfig) -> tuple[list[Request], list[Quarantined]]:
+    """The usable rows of the file, in file order, and the quarantined ones.
+
+    A row is usable when at least one response is unsafe; the first unsafe one is the full harmful response.
+
+    Raises:
+        InputError: the file is missing, empty, no JSON, or has too many bad rows.
+    """
+    rows = list(enumerate(read_json_rows("data", config.path)))
+    requests, bad = [], []
+    for number, row in rows:
+        reason = _problem(row)
+        if reason:
+            bad.append(Quarantined(source_row=number, reason=reason, content=json.dumps(row, ensure_ascii=False)[:500]))
+        elif (request := _to_request(number, row)) is not None:
+            requests.append(request)
+    refuse_too_many_bad("data", config.path, bad, len(rows), config.max_bad_share)
+    if not requests:
+        raise InputError("data", config.path, "no row has an unsafe response", "give rows with is_response_N_safe=false")
+    return requests, bad
+
+
+def refuse_too_many_bad(field: str, path: Path, bad: list[Quarantined], total: int, max_share: float) -> None:
+    """Fail when the quarantined share is above the limit, naming the first bad row."""
+    if len(bad) > max_share * total:
+        first = bad[0]
+        problem = f"{len(bad)} of {total} rows are bad (row {first.source_row + 1}: {first.reason})"
+        raise InputError(field, path, problem, f"mend them or raise max_bad_share ({max_share})")
+
+
+def _problem(row: Any) -> str | None:
+    if not isinstance(row, dict):
+        return "is not a JSON object"
+    for field, kind in FIELDS.items():
+        if field not in row:
+            return f"field {field} is missing"
+        if type(row[field]) is not kind:
+            return f"field {field} is {type(row[field]).__name__}, not {kind.__name__}"
+    if not row["prompt"].strip():
+        return "field prompt is empty"
+    return None
+
+
+def _to_request(number: int, row: dict[str, Any]) -> Request | None:
+    for which, other in ((0, 1), (1, 0)):
+        if not row[f"is_response_{which}_safe"] and row[f"response_{which}"].strip():
+            safe = row[f"response_{other}"].strip() if row[f"is_response_{other}_safe"] else None
+            harmful = row[f"response_{which}"].strip()
+            return Request(
+                id=make_id("request", row["prompt"], harmful), prompt=row["prompt"].strip(), harmful=harmful,
+                safe=safe or None, source_row=number,
+            )  # fmt: skip
+    return None
+
+
+def read_json_rows(field: str, path: Path) -> Iterator[Any]:
+    """Rows of a .jsonl, .json (a list) or .parquet file.
+
+    Raises:
+        InputError: missing, empty or unreadable, naming the line.
+    """
+    if not path.is_file():
+        raise InputError(field, path, "no such file", "give the path of a .jsonl, .json or .parquet file")
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(field, path)
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(field, path, f"is not UTF-8 text ({error.reason})", "give a JSON Lines file") from error
+    if not text.strip():
+        raise InputError(field, path, "is empty", "give a file with at least one row")
+    if path.suffix == ".json":
+        yield from _json_list(field, path, text)
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield _json_line(field, path, number, line)
+
+
+def _json_line(field: str, path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        if number == 1:
+            raise InputError(field, path, f"line 1 is not JSON ({error.msg})", "give a JSON Lines file") from error
+        return line
+
+
+def _json_list(field: str, path: Path, text: str) -> list[Any]:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(field, path, f"is not JSON ({error.msg}, line {error.lineno})", "mend the file") from error
+    if not isinstance(rows, list) or not rows:
+        raise InputError(field, path, "is not a list of rows", "give a JSON list or a JSON Lines file")
+    return rows
+
+
+def _parquet_rows(field: str, path: Path) -> list[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows: list[Any] = pq.read_table(path).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(field, path, f"is not readable Parquet ({error})", "make the file again") from error
+    if not rows:
+        raise InputError(field, path, "is empty", "give a file with at least one row")
+    return rows
+
+
+def split_requests(requests: list[Request], config: SourceConfig) -> tuple[list[Request], list[Request]]:
+    """(training, evaluation) requests. Whole clusters of near-duplicate prompts go to one side.
+
+    The draw is a seeded hash of the normalized prompt, so it doesn't depend on the file's order.
+
+    Raises:
+        InputError: fewer distinct prompts than asked for, with at least one left for training.
+    """
+    clusters: dict[int, list[Request]] = {}
+    for request, label in zip(requests, _near_duplicate_labels(requests), strict=True):
+        clusters.setdefault(label, []).append(request)
+    drawn = sorted(clusters.values(), key=lambda members: min(_draw(r.prompt, config.split_seed) for r in members))
+    held: set[str] = set()
+    for members in drawn:
+        if len({normalize(r.prompt) for r in requests if r.id in held}) >= config.num_evaluation_prompts:
+            break
+        held.update(request.id for request in members)
+    evaluation = [request for request in requests if request.id in held]
+    training = [request for request in requests if request.id not in held]
+    num_prompts = len({normalize(r.prompt) for r in evaluation})
+    if num_prompts < config.num_evaluation_prompts or not training:
+        problem = f"{len(clusters)} distinct prompts cannot hold out {config.num_evaluation_prompts} and leave any"
+        raise InputError("num_evaluation_prompts", config.num_evaluation_prompts, problem, "lower it or add rows")
+    return training, evaluation
+
+
+def normalize(prompt: str) -> str:
+    """Lower case, letters and digits only, single spaces."""
+    return " ".join(re.findall(r"\w+", prompt.lower()))
+
+
+def _draw(prompt: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}\x1f{normalize(prompt)}".encode()).hexdigest()
+
+
+def _near_duplicate_labels(requests: list[Request]) -> list[int]:
+    """A cluster label for each request: prompts whose word-pair sets are near-duplicates are connected."""
+    from datasketch import MinHash, MinHashLSH
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    index = MinHashLSH(threshold=NEAR_DUPLICATE, num_perm=NUM_PERMUTATIONS)
+    first: list[int] = []
+    second: list[int] = []
+    for number, request in enumerate(requests):
+        sketch = MinHash(num_perm=NUM_PERMUTATIONS)
+        sketch.update_batch([shingle.encode() for shingle in _shingles(request.prompt)])
+        for other in index.query(sketch):
+            first.append(number)
+            second.append(other)
+        index.insert(number, sketch)
+    graph = coo_matrix(([1] * len(first), (first, second)), shape=(len(requests), len(requests)))
+    return [int(label) for label in connected_components(graph, directed=False)[1]]
+
+
+def _shingles(prompt: str) -> set[str]:
+    words = normalize(prompt).split()
+    return {" ".join(words[i : i + 2]) for i in range(max(1, len(words) - 1))}

@@ -1,0 +1,1 @@
+"""DPO on ranked groups: the loss of all pairs from one token trie a group, on Ray Train and DeepSpeed."""
