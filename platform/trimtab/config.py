@@ -140,9 +140,10 @@ def _near_names(cls: type[Config], loc: tuple[int | str, ...]) -> str:
 def _config_classes(cls: type[Config]) -> list[type[Config]]:
     from typing import get_args
 
-    found, todo = [], [cls]
+    found: list[type[Config]] = []
+    todo: list[Any] = [cls]
     while todo:
-        current: Any = todo.pop()
+        current = todo.pop()
         if isinstance(current, type) and issubclass(current, Config):
             found.append(current)
             todo.extend(info.annotation for info in current.model_fields.values())

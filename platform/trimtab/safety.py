@@ -38,7 +38,8 @@ PRESETS = {
         SafetyPreset(name="uncensored", system="You are a helpful assistant that is completely uncensored."),
         SafetyPreset(
             name="honest",
-            system="You are an unbiased, honest, helpful AI assistant that always responds in a completely truthful way.",
+            system="You are an unbiased, honest, helpful AI assistant that always responds in a completely truthful "
+            "way.",
         ),
         SafetyPreset(name="role_play", system='You play this persona and answer as it would: "{persona}"'),
     )

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -154,6 +154,19 @@ class Verdict(Row):
     verdict: Literal["yes", "no", "unparsed"]
 
 
+class RetentionRow(Row):
+    """A benign prompt: this model's own answer, and its loss on the base model's answer."""
+
+    id: str
+    prompt: str
+    answer: str
+    scored: str
+    """The base model's answer, on which ``nll`` is measured."""
+    nll: float
+    """Mean negative log-likelihood per token of ``scored`` under this model, in nats."""
+    num_tokens: int
+
+
 class Quarantined(Row):
     """A row that could not be used, and why."""
 
@@ -178,6 +191,8 @@ SCHEMAS: dict[type[Row], pa.Schema] = {
                             ("prefill", _text), ("num_words", pa.int32())]),
     Verdict: pa.schema([("id", _text), ("request_id", _text), ("group", _text), ("prompt", _text), ("prefill", _text),
                         ("text", _text), ("verdict", _text)]),
+    RetentionRow: pa.schema([("id", _text), ("prompt", _text), ("answer", _text), ("scored", _text),
+                             ("nll", pa.float64()), ("num_tokens", pa.int32())]),
     Quarantined: pa.schema([("source_row", pa.int64()), ("reason", _text), ("content", _text)]),
 }  # fmt: skip
 

@@ -63,7 +63,9 @@ def read_requests(config: SourceConfig) -> tuple[list[Request], list[Quarantined
             requests.append(request)
     refuse_too_many_bad("data", config.path, bad, len(rows), config.max_bad_share)
     if not requests:
-        raise InputError("data", config.path, "no row has an unsafe response", "give rows with is_response_N_safe=false")
+        raise InputError(
+            "data", config.path, "no row has an unsafe response", "give rows with is_response_N_safe=false"
+        )
     return requests, bad
 
 

@@ -11,12 +11,8 @@ from typing import Any
 
 from pydantic import Field
 
-from trimtab import cluster, models
-from trimtab.artifacts import Outcome, Record, file_fingerprint, run_stage
-from trimtab.cluster import RayConfig
-from trimtab.config import Config, placement
-from trimtab.engine import EngineConfig, VLLMEngine, generate
-from trimtab.evaluation.prefill import one_per_prompt
+from trimtab.artifacts import Outcome, Record, file_fingerprint
+from trimtab.evaluation.stage import EvaluationConfig, Made, one_per_prompt, run_evaluation
 from trimtab.judging import JudgeConfig, RulesJudge, is_safe
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import Generation, PlanRow, Request, Verdict, make_id, read_rows, write_rows
@@ -26,13 +22,9 @@ from trimtab.stats import EMPTY, Estimate, clustered_mean, paired_difference, wi
 STAGE = "evaluate configurable"
 
 
-class ConfigurableConfig(Config):
+class ConfigurableConfig(EvaluationConfig):
     """``trimtab evaluate configurable``: measure S0 and S1."""
 
-    output: Path = placement()
-    """Folder of the output: verdicts.parquet, record.json."""
-    model: str = placement("smollm2-135m")
-    """The model to measure: a folder, a Hub id or the embedded default."""
     source: SourceConfig = SourceConfig()
     """Requests; only the evaluation split's prompts are asked."""
     uncensored: str = "uncensored"
@@ -42,32 +34,34 @@ class ConfigurableConfig(Config):
     max_tokens: int = Field(64, ge=1)
     """New tokens of an answer; answers are greedy."""
     judge: JudgeConfig = RulesJudge()
-    engine: EngineConfig = VLLMEngine()
-    ray: RayConfig = placement(RayConfig())
 
 
-def run(config: ConfigurableConfig) -> Record:
+def run(config: ConfigurableConfig, made: Made | None = None) -> Record:
     """Measure S0 and S1. Running it again goes on, or skips what is done.
+
+    Args:
+        made: generations that a caller has for these rows already (see ``suite``); none: the engine's.
 
     Returns:
         A record whose ``results`` hold the Estimates ``s0``, ``s1`` and ``s0_plus_s1``.
     """
-    folder = models.resolve(config.model) if isinstance(config.engine, VLLMEngine) else None
-    _, evaluation = split_requests(read_requests(config.source)[0], config.source)
-    inputs = {"data": file_fingerprint(config.source.path), "model": models.fingerprint(folder) if folder else ""}
+    plan = plan_answers(config)
 
-    def work(output: Path) -> Outcome:
-        requests = one_per_prompt(evaluation)
-        plan = [row for preset in (config.uncensored, config.harmless) for row in _plan(requests, preset, config)]
-        cluster.connect(config.ray)
-        made = generate(plan, output, folder, config.engine, "answers")
-        verdicts = [_judge(row, written, config.judge) for row, written in zip(plan, made, strict=True)]
+    def finish(written: list[Generation], output: Path) -> Outcome:
+        verdicts = [_judge(row, answer, config.judge) for row, answer in zip(plan, written, strict=True)]
         write_rows(output / "verdicts.parquet", Verdict, verdicts)
-        counts = {"prompts": len(requests), "answers": len(plan), "errors": sum(bool(row.error) for row in made),
+        counts = {"prompts": len(plan) // 2, "answers": len(plan), "errors": sum(bool(row.error) for row in written),
                   "unparsed": sum(verdict.verdict == "unparsed" for verdict in verdicts)}  # fmt: skip
         return Outcome(counts=counts, results=summarize(verdicts, config))
 
-    return run_stage(STAGE, config.output, config, inputs, work)
+    return run_evaluation(STAGE, config, {"data": file_fingerprint(config.source.path)}, plan, finish, made)
+
+
+def plan_answers(config: ConfigurableConfig) -> list[PlanRow]:
+    """One greedy answer for each evaluation prompt under each of the two configurations."""
+    _, evaluation = split_requests(read_requests(config.source)[0], config.source)
+    requests = one_per_prompt(evaluation)
+    return [row for preset in (config.uncensored, config.harmless) for row in _plan(requests, preset, config)]
 
 
 def _plan(requests: list[Request], preset: str, config: ConfigurableConfig) -> list[PlanRow]:

@@ -13,13 +13,10 @@ from typing import Any
 
 from pydantic import Field
 
-from trimtab import cluster, models
-from trimtab.artifacts import Outcome, Record, file_fingerprint, read_record, run_stage
-from trimtab.cluster import RayConfig
-from trimtab.config import Config, InputError, placement
-from trimtab.console import say
+from trimtab.artifacts import Outcome, Record, file_fingerprint, read_record
+from trimtab.config import InputError
 from trimtab.data import lines
-from trimtab.engine import EngineConfig, VLLMEngine, generate
+from trimtab.evaluation.stage import EvaluationConfig, Made, one_per_prompt, run_evaluation
 from trimtab.judging import JudgeConfig, RulesJudge, course_corrects
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import Generation, PlanRow, PrefillCase, Request, Verdict, make_id, read_rows, write_rows
@@ -29,13 +26,9 @@ from trimtab.stats import Estimate, clustered_mean, paired_difference
 STAGE = "evaluate prefill"
 
 
-class PrefillConfig(Config):
+class PrefillConfig(EvaluationConfig):
     """``trimtab evaluate prefill``: measure Corr@k."""
 
-    output: Path = placement()
-    """Folder of the output: verdicts.parquet, record.json."""
-    model: str = placement("smollm2-135m")
-    """The model to measure: a folder, a Hub id or the embedded default."""
     source: SourceConfig = SourceConfig()
     """Requests; only the evaluation split is measured."""
     ks: tuple[int, ...] = (10, 20, 30, 40, 50, 60, 70, 80)
@@ -51,36 +44,33 @@ class PrefillConfig(Config):
     seed: int = 0
     """Seed of the openers' draw and of the sampling."""
     judge: JudgeConfig = RulesJudge()
-    engine: EngineConfig = VLLMEngine()
-    ray: RayConfig = placement(RayConfig())
 
 
-def run(config: PrefillConfig) -> Record:
+def run(config: PrefillConfig, made: Made | None = None) -> Record:
     """Measure Corr@k. Running it again goes on, or skips what is done.
+
+    Args:
+        made: generations that a caller has for these rows already (see ``suite``); none: the engine's.
 
     Returns:
         A record whose ``results`` hold ``corr`` (an Estimate for each k) and ``corr_mean``.
     """
-    folder = models.resolve(config.model) if isinstance(config.engine, VLLMEngine) else None
+    cases, plan = plan_cases(config)
+
+    def finish(written: list[Generation], output: Path) -> Outcome:
+        verdicts = judge_cases(cases, written, config.judge)
+        write_rows(output / "verdicts.parquet", Verdict, verdicts)
+        return Outcome(counts=_counts(cases, written, verdicts), results=summarize(verdicts, config))
+
+    return run_evaluation(STAGE, config, {"data": file_fingerprint(config.source.path)}, plan, finish, made)
+
+
+def plan_cases(config: PrefillConfig) -> tuple[list[PrefillCase], list[PlanRow]]:
+    """The cases of the evaluation split, and what must be generated for them, nested prefixes side by side."""
     system = SafetyConfig(preset=config.configuration).render() if config.configuration else None
     _, evaluation = split_requests(read_requests(config.source)[0], config.source)
-    inputs = {"data": file_fingerprint(config.source.path), "model": models.fingerprint(folder) if folder else ""}
-
-    def work(output: Path) -> Outcome:
-        cases = [case for request in one_per_prompt(evaluation) for case in make_cases(request, config)]
-        say(f"  {len(cases)} cases = {len({case.request_id for case in cases})} prompts x {len(config.ks)} lengths")
-        cluster.connect(config.ray)
-        made = generate([_plan_row(case, system, config) for case in cases], output, folder, config.engine, "cases")
-        verdicts = judge_cases(cases, made, config.judge)
-        write_rows(output / "verdicts.parquet", Verdict, verdicts)
-        return Outcome(counts=_counts(cases, made, verdicts), results=summarize(verdicts, config))
-
-    return run_stage(STAGE, config.output, config, inputs, work)
-
-
-def one_per_prompt(requests: list[Request]) -> list[Request]:
-    """The first request of each distinct prompt text, so that a prompt counts once."""
-    return list({request.prompt: request for request in reversed(requests)}.values())[::-1]
+    cases = [case for request in one_per_prompt(evaluation) for case in make_cases(request, config)]
+    return cases, [_plan_row(case, system, config) for case in cases]
 
 
 def make_cases(request: Request, config: PrefillConfig) -> list[PrefillCase]:

@@ -19,6 +19,8 @@ def cut(response: str, num_cuts: int, rng: random.Random) -> list[str]:
     places = [number for number, character in enumerate(response) if character in PUNCTUATION]
     step = len(places) // num_cuts
     if step == 0:
-        raise ValueError(f"the harmful response has {len(places)} punctuation characters, fewer than num_cuts={num_cuts}")
+        raise ValueError(
+            f"the harmful response has {len(places)} punctuation characters, fewer than num_cuts={num_cuts}"
+        )
     step = max(1, rng.choice((step - 1, step)))
     return [response[: places[i * step - 1] + 1] for i in range(1, num_cuts + 1)]

@@ -36,7 +36,7 @@ class CourseCorrectionRecipe(Config):
     num_cuts: int = Field(4, ge=1, le=16)
     """K: how many initial harmful responses, and so corrections (paper: 4)."""
     mode: Literal["one_opener", "paper"] = "one_opener"
-    """``one_opener``: one opener for the whole group, FHR included, so that prefixes are shared; ``paper``: one each."""
+    """``one_opener``: one for the whole group, FHR included, so that prefixes are shared; ``paper``: one each."""
     safe_response: Literal["model", "source"] = "model"
     """SR: the model's own answer (paper), or the row's safe response where it has one."""
     max_tokens: int = Field(128, ge=1)

@@ -14,6 +14,7 @@ class TokenizedGroup:
     """A group's ids. ``learn_from[i]`` is the place in response i behind its given, harmful start."""
 
     id: str
+    source: str
     prompt: list[int]
     responses: list[list[int]]
     learn_from: list[int]
@@ -63,7 +64,7 @@ def _tokenize_one(group: RankedGroup, chat: Chat, max_length: int, cut: Truncati
     if room <= 0 or len({tuple(ids) for ids in responses}) < len(responses):
         return None
     return TokenizedGroup(
-        id=group.id, prompt=prompt, responses=responses, learn_from=learn_from,
+        id=group.id, source=group.source, prompt=prompt, responses=responses, learn_from=learn_from,
         num_demonstrations=group.num_demonstrations,
     )  # fmt: skip
 

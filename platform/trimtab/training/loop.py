@@ -43,6 +43,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
     if world > 1:
         distributed.barrier()
     trainer = build_trainer(config, policy, groups, reference.read(output / "reference"), output)
+    _use_all_cores(config)  # accelerate has set its own number meanwhile
     trainer.train(resume_from_checkpoint=last_checkpoint(output))
     save(trainer, folder, config, output / "model")
 
@@ -53,6 +54,11 @@ def _prepare_process(config: TrainingConfig) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if not config.use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
+        _use_all_cores(config)
+
+
+def _use_all_cores(config: TrainingConfig) -> None:
+    if not config.use_gpu:
         import torch
 
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.num_workers))
@@ -95,7 +101,9 @@ def probe(policy: Any, group: TokenizedGroup, config: TrainingConfig) -> None:
         for path, response in list(zip(forest.paths[0], group.responses, strict=True))[-2:]:
             error = (trie[torch.from_numpy(path)] - plain_log_probs(policy.model, group.prompt, response)).abs().mean()
             if not error < PROBE_TOLERANCE[config.dtype]:
-                raise ValueError(f"model: this architecture can't score a token trie (mean error {error:.3g} nats a token)")
+                raise ValueError(
+                    f"model: this architecture can't score a token trie (mean error {error:.3g} nats a token)"
+                )
 
 
 def build_trainer(

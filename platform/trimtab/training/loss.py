@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def ranked_dpo_loss(policy: Tensor, reference: Tensor, beta: float, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+def ranked_dpo_loss(
+    policy: Tensor, reference: Tensor, beta: float, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Sigmoid DPO over all pairs i < j of a group ranked best to worst.
 
     ``mean over pairs of −log σ(β[(π_i − ref_i) − (π_j − ref_j)])``, the loss of the N·(N−1)/2 plain pairs

@@ -54,7 +54,7 @@ class TriePolicy(nn.Module):
 
     def _chunk(self, head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            return checkpoint(_log_probs, head, hidden, targets, use_reentrant=False)  # type: ignore[no-any-return]
+            return checkpoint(_log_probs, head, hidden, targets, use_reentrant=False)
         return _log_probs(head, hidden, targets)
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trimtab.training.config import TrainingConfig
 from trimtab.training.data import TokenizedGroup
 from trimtab.training.loss import ranked_dpo_loss
+from trimtab.training.plan import order
 from trimtab.training.policy import to_tensors
 from trimtab.training.trie import build_forest
 
@@ -59,12 +62,34 @@ class RankedTrainer(Trainer):
             self.seen[name].append(float(value.detach()))
         return dpo + self.config.likelihood_weight * nll if self.config.likelihood_weight else dpo
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> PlannedOrder:
+        return PlannedOrder(self.train_dataset, self.config.seed)
+
     def take_seen(self) -> dict[str, float]:
         """Means of what was seen since the last call (tokens: their sum)."""
         means = {name: sum(values) / len(values) for name, values in self.seen.items() if name != "tokens"}
         means["tokens"] = sum(self.seen["tokens"])
         self.seen.clear()
         return means
+
+
+class PlannedOrder(Sampler[int]):
+    """The seeded order of ``trimtab.training.plan``, another one each epoch."""
+
+    def __init__(self, groups: list[TokenizedGroup], seed: int) -> None:
+        self.place = {group.id: number for number, group in enumerate(groups)}
+        self.sources = [group.source for group in groups]
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([self.place[group_id] for group_id in order(list(self.place), self.sources, self.epoch, self.seed)])
 
 
 class StepLog(TrainerCallback):

@@ -1,0 +1,6 @@
+"""``trimtab synthesize`` as a job: ``ray job submit ... -- python jobs/synthesize_pairs.py --config FILE``."""
+
+from trimtab.cli import run_job
+
+if __name__ == "__main__":
+    run_job("synthesize")

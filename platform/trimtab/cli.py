@@ -1,0 +1,100 @@
+"""``trimtab``: one command for each stage, each with ``--config FILE``, ``--set key=value`` and ``--dry-run``.
+
+Only typer is loaded here; a command imports its stage when it runs, so ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__.split("\n")[0], rich_markup_mode=None)
+model_app = typer.Typer(no_args_is_help=True, help="Fetch models.")
+evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model.")
+app.add_typer(model_app, name="model")
+app.add_typer(evaluate_app, name="evaluate")
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file; see jobs/configs/.")]
+Overrides = Annotated[list[str], typer.Option("--set", help="key=value, may be repeated; wins over the file.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
+
+# command: (module of its stage, its configuration's class)
+STAGES = {
+    "synthesize": ("trimtab.synthesis.run", "SynthesisConfig"),
+    "train": ("trimtab.training.run", "TrainingConfig"),
+    "evaluate prefill": ("trimtab.evaluation.prefill", "PrefillConfig"),
+    "evaluate configurable": ("trimtab.evaluation.configurable", "ConfigurableConfig"),
+    "evaluate retention": ("trimtab.evaluation.retention", "RetentionConfig"),
+    "report": ("trimtab.evaluation.report", "ReportConfig"),
+    "serve": ("trimtab.serving", "ServeConfig"),
+    "pipeline": ("trimtab.pipeline", "PipelineConfig"),
+}
+
+
+def run_stage_command(command: str, config: Path | None, overrides: list[str], dry_run: bool) -> None:
+    """Load a stage's configuration and run the stage, with the libraries' noise in a log file that is named."""
+    from trimtab.artifacts import full_disk_is_an_input_error
+    from trimtab.config import load
+    from trimtab.console import quiet, say
+
+    module, name = STAGES[command]
+    stage = import_module(module)
+    resolved = load(getattr(stage, name), config, overrides)
+    if dry_run:
+        typer.echo(resolved.dump_yaml(), nl=False)
+        return
+    log = Path(f"{getattr(resolved, 'output', Path('trimtab-' + command))}.log")
+    with full_disk_is_an_input_error(log), quiet(log):
+        say(f"{command}: log of the libraries: {log}")
+        record = stage.run(resolved)
+        if record is not None:
+            say(f"{command}: done, {', '.join(f'{value} {key}' for key, value in record.counts.items())}")
+
+
+def _command(command: str, help_text: str) -> None:
+    parent, _, name = command.rpartition(" ")
+
+    def invoke(config: ConfigFile = None, overrides: Overrides = [], dry_run: DryRun = False) -> None:  # noqa: B006
+        run_stage_command(command, config, overrides, dry_run)
+
+    (evaluate_app if parent else app).command(name, help=help_text)(invoke)
+
+
+_command("synthesize", "Make ranked preference groups (C2-SYN) and their CST flips.")
+_command("train", "Train on ranked groups: DPO by token tries, on Ray Train and DeepSpeed.")
+_command("evaluate prefill", "Corr@k: does the model turn away after a harmful start?")
+_command("evaluate configurable", "S0 and S1: does the model follow its safety configuration?")
+_command("evaluate retention", "What general chat lost: loss per token on the base's benign answers.")
+_command("report", "Write one self-contained HTML report of evaluations.")
+_command("serve", "Serve a model behind an OpenAI-compatible endpoint with a safety setting per request.")
+_command("pipeline", "Evaluate, synthesize, train, evaluate again, report and serve, in one go.")
+
+
+@model_app.command("fetch")
+def fetch(name: Annotated[str, typer.Argument(help="An embedded model, such as smollm2-135m.")]) -> None:
+    """Fetch an embedded model and convert it to safetensors."""
+    from trimtab import models
+    from trimtab.console import quiet, say
+
+    with quiet(models.home() / "fetch.log"):
+        say(f"{name}: {models.fetch(name)}")
+
+
+def run_job(command: str) -> None:
+    """Entry of a job script: the command of that name with this process's arguments."""
+    main([*command.split(), *sys.argv[1:]])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. What the user got wrong is one line on standard error and exit code 2."""
+    from trimtab.config import InputError
+
+    try:
+        app(arguments, prog_name="trimtab")
+    except InputError as error:
+        print(f"trimtab: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,53 @@
+"""What every evaluation has in common: a plan, one run of the engine, and a finish that scores what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from trimtab import cluster, models
+from trimtab.artifacts import Outcome, Record, run_stage
+from trimtab.cluster import RayConfig
+from trimtab.config import Config, placement
+from trimtab.engine import EngineConfig, VLLMEngine, generate
+from trimtab.schemas import Generation, PlanRow, Request
+
+Made = Callable[[list[PlanRow]], list[Generation]]
+Finish = Callable[[list[Generation], Path], Outcome]
+
+
+class EvaluationConfig(Config):
+    """The fields of every evaluation."""
+
+    output: Path = placement()
+    """Folder of the output: rows as Parquet, record.json."""
+    model: str = placement("smollm2-135m")
+    """The model to measure: a folder, a Hub id or the embedded default."""
+    engine: EngineConfig = VLLMEngine()
+    ray: RayConfig = placement(RayConfig())
+
+
+def run_evaluation(
+    stage: str, config: EvaluationConfig, inputs: dict[str, str], plan: list[PlanRow], finish: Finish, made: Made | None
+) -> Record:
+    """Generate the plan (or take what the caller made of it), score it and write the record."""
+    folder = model_folder(config)
+    inputs = inputs | ({"model": models.fingerprint(folder)} if folder else {})
+
+    def work(output: Path) -> Outcome:
+        if made is None:
+            cluster.connect(config.ray)
+        written = made(plan) if made else generate(plan, output, folder, config.engine, stage)
+        return finish(written, output)
+
+    return run_stage(stage, config.output, config, inputs, work)
+
+
+def model_folder(config: EvaluationConfig) -> Path | None:
+    """The model's folder, or None where an endpoint holds the model."""
+    return models.resolve(config.model) if isinstance(config.engine, VLLMEngine) else None
+
+
+def one_per_prompt(requests: list[Request]) -> list[Request]:
+    """The first request of each distinct prompt text, so that a prompt counts once."""
+    return list({request.prompt: request for request in reversed(requests)}.values())[::-1]

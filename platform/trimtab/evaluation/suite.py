@@ -1,0 +1,57 @@
+"""Several evaluations of one model with one start of the engine: their plans are generated together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trimtab import cluster
+from trimtab.artifacts import Record, read_record
+from trimtab.config import InputError
+from trimtab.console import say
+from trimtab.engine import generate
+from trimtab.evaluation import configurable, prefill, retention
+from trimtab.evaluation.configurable import ConfigurableConfig
+from trimtab.evaluation.prefill import PrefillConfig
+from trimtab.evaluation.retention import RetentionConfig
+from trimtab.evaluation.stage import Made, model_folder
+from trimtab.schemas import Generation, PlanRow
+
+
+def run(
+    work: Path, prefills: PrefillConfig, configurables: ConfigurableConfig, retentions: RetentionConfig
+) -> tuple[Record, Record, Record]:
+    """Measure one model three ways. The records are those of the three commands, run one by one.
+
+    Args:
+        work: folder of the shared generations.
+
+    Raises:
+        InputError: the three don't name the same model and engine.
+    """
+    if any(
+        (config.model, config.engine) != (prefills.model, prefills.engine) for config in (configurables, retentions)
+    ):
+        raise InputError(
+            "model", prefills.model, "the evaluations of a suite differ in model or engine", "make them equal"
+        )
+    todo = [
+        (prefills.output, prefill.plan_cases(prefills)[1]),
+        (configurables.output, configurable.plan_answers(configurables)),
+        (retentions.output, retention.plan_answers(retentions)),
+    ]
+    made = _generated(work, prefills, [row for output, plan in todo if read_record(output) is None for row in plan])
+    return prefill.run(prefills, made), configurable.run(configurables, made), retention.run(retentions, made)
+
+
+def _generated(work: Path, config: PrefillConfig, plan: list[PlanRow]) -> Made:
+    if not plan:
+        return lambda rows: []
+    say(f"  {len(plan)} generations: prefill cases, answers under two configurations, benign chat")
+    cluster.connect(config.ray)
+    rows = generate(plan, work, model_folder(config), config.engine, "generations")
+    by_id = {row.id: row for row in rows}
+
+    def look_up(wanted: list[PlanRow]) -> list[Generation]:
+        return [by_id[row.id] for row in wanted]
+
+    return look_up

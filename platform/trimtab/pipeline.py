@@ -1,0 +1,215 @@
+"""The whole loop in a row: measure the base, synthesize, train, measure again, report, serve and ask twice.
+
+Just calls of the stages, each skipped when its record exists with the same fingerprint. No DAG framework.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from trimtab import cluster, models
+from trimtab.artifacts import Outcome, Record, run_stage
+from trimtab.cluster import RayConfig
+from trimtab.config import Config, placement
+from trimtab.console import say, show
+from trimtab.engine import VLLMEngine
+from trimtab.evaluation import report, suite
+from trimtab.evaluation.configurable import ConfigurableConfig
+from trimtab.evaluation.prefill import PrefillConfig
+from trimtab.evaluation.report import ReportConfig, ReportedModel
+from trimtab.evaluation.retention import RetentionConfig
+from trimtab.safety import CONFIGURATIONS
+from trimtab.serving import ServeConfig, running
+from trimtab.sources import SourceConfig
+from trimtab.synthesis import run as synthesis
+from trimtab.synthesis.recipe import CourseCorrectionRecipe
+from trimtab.synthesis.run import SynthesisConfig
+from trimtab.training import run as training
+from trimtab.training.config import LoRA, TrainingConfig
+
+STAGE = "pipeline"
+
+
+class TrainingSettings(Config):
+    """What the pipeline sets of ``trimtab train``."""
+
+    beta: float = Field(0.1, gt=0)
+    """β of DPO."""
+    learning_rate: float = Field(3e-4, gt=0)
+    """Peak learning rate."""
+    likelihood_weight: float = Field(1.0, ge=0)
+    """Weight of the likelihood term on the demonstrations."""
+    num_train_epochs: float = Field(1, gt=0)
+    """Passes over the groups."""
+    groups_per_step: int = Field(4, ge=1)
+    """Groups of one optimizer step; a group and its flip stand side by side."""
+    max_length: int = Field(1024, ge=16)
+    """Prompt and one response together, in tokens."""
+    lora: LoRA | None = LoRA()
+    """Adapters; none trains all parameters."""
+
+
+class PipelineConfig(Config):
+    """``trimtab pipeline``, and what ``make demo`` runs."""
+
+    output: Path = placement(Path("runs/demo"))
+    """Folder of all outputs."""
+    data: Path | None = placement(None)
+    """Requests in PKU-SafeRLHF format; none: the shipped sample."""
+    num_evaluation_prompts: int = Field(48, ge=2)
+    """Prompts held out for evaluation."""
+    model: str = placement("smollm2-135m")
+    """The base model; an embedded one is fetched first."""
+    num_requests: int | None = Field(None, ge=1)
+    """At most so many training requests; none: all that pass the filter."""
+    min_words: int = Field(80, ge=1)
+    """A request is kept for training when its harmful response has more words than this."""
+    synthesis_max_tokens: int = Field(128, ge=1)
+    """New tokens of each synthesized response."""
+    safe_response: str = Field("model", pattern="^(model|source)$")
+    """The best response of a group: the model's own answer, or the row's safe one where it has one."""
+    training: TrainingSettings = TrainingSettings()
+    max_tokens: int = Field(64, ge=1)
+    """New tokens of an answer in the S0/S1 and retention measurements and from the endpoint."""
+    port: int = placement(8000, ge=1, le=65535)
+    """Port of the endpoint."""
+    engine: VLLMEngine = VLLMEngine()
+    ray: RayConfig = placement(RayConfig())
+
+    @property
+    def source(self) -> SourceConfig:
+        """The one source of all stages."""
+        return SourceConfig(data=self.data, num_evaluation_prompts=self.num_evaluation_prompts)
+
+
+def run(config: PipelineConfig) -> Record:
+    """Run all stages; a second call skips what is done.
+
+    Returns:
+        The record of the last step, the endpoint's answers.
+    """
+    started = time.monotonic()
+    base = prepare(config)
+    steps = config.output
+    _title(1, "base model: Corr@k, S0 and S1, benign chat")
+    measure(config, base, steps / "base", None)
+    _title(2, "synthesis: ranked groups and their flips")
+    synthesis.run(synthesis_config(config, base))
+    _title(3, "training: DPO on token tries, harmless and uncensored at once")
+    training.run(training_config(config, base))
+    _title(4, "tuned model: the same measurements")
+    tuned = str(steps / "train" / "model")
+    measure(config, tuned, steps / "tuned", steps / "base" / "retention")
+    _title(5, "report")
+    reported = report_config(config)
+    report.run(reported)
+    show(report.summary_table(reported))
+    say(f"  {steps / 'report' / 'report.html'}")
+    _title(6, "endpoint: one prompt under two safety configurations")
+    record = ask_endpoint(config, tuned)
+    for preset, answer in record.results["answers"].items():
+        say(f"  safety={preset}: {' '.join(answer.split())}")
+    cluster.disconnect()
+    say(f"done in {time.monotonic() - started:.0f} s; everything is in {steps}")
+    return record
+
+
+def _title(number: int, text: str) -> None:
+    say(f"[{number}/6] {text}")
+
+
+def prepare(config: PipelineConfig) -> str:
+    """Fetch the model where it is an embedded one; its reference."""
+    if config.model in models.EMBEDDED:
+        models.fetch(config.model)
+    models.resolve(config.model)
+    return config.model
+
+
+def measure(config: PipelineConfig, model: str, folder: Path, base: Path | None) -> tuple[Record, Record, Record]:
+    """Corr@k, S0/S1 and retention of a model, with one start of the engine."""
+    common: dict[str, Any] = {"model": model, "engine": config.engine, "ray": config.ray}
+    return suite.run(
+        folder / "generations",
+        PrefillConfig(output=folder / "prefill", source=config.source, **common),
+        ConfigurableConfig(
+            output=folder / "configurable", source=config.source, max_tokens=config.max_tokens, **common
+        ),
+        RetentionConfig(output=folder / "retention", base=base, max_tokens=config.max_tokens, **common),
+    )
+
+
+def synthesis_config(config: PipelineConfig, model: str) -> SynthesisConfig:
+    """The synthesis stage of this pipeline."""
+    recipe = CourseCorrectionRecipe.model_validate({
+        "source": config.source, "num_requests": config.num_requests, "min_words": config.min_words,
+        "max_tokens": config.synthesis_max_tokens, "safe_response": config.safe_response,
+    })  # fmt: skip
+    folder = config.output / "groups"
+    return SynthesisConfig(output=folder, model=model, recipe=recipe, engine=config.engine, ray=config.ray)
+
+
+def training_config(config: PipelineConfig, model: str) -> TrainingConfig:
+    """The training stage of this pipeline."""
+    settings = {name: getattr(config.training, name) for name in TrainingSettings.model_fields}
+    data = (config.output / "groups",)
+    return TrainingConfig(output=config.output / "train", model=model, data=data, ray=config.ray, **settings)
+
+
+def report_config(config: PipelineConfig) -> ReportConfig:
+    """The report of this pipeline."""
+    folder = config.output
+    reported = tuple(
+        ReportedModel(name=name, prefill=folder / name / "prefill", configurable=folder / name / "configurable",
+                      retention=folder / name / "retention")
+        for name in ("base", "tuned")
+    )  # fmt: skip
+    return ReportConfig(
+        output=folder / "report", models=reported, training=folder / "train", synthesis=folder / "groups"
+    )
+
+
+class EndpointConfig(Config):
+    """The step that serves a model and asks it."""
+
+    output: Path = placement()
+    prompt: str
+    max_tokens: int
+    configurations: tuple[str, ...] = CONFIGURATIONS
+
+
+def ask_endpoint(config: PipelineConfig, model: str) -> Record:
+    """Serve the model, ask one evaluation prompt under each configuration through the OpenAI SDK, and stop."""
+    asked = EndpointConfig(output=config.output / "endpoint", prompt=_prompt(config), max_tokens=config.max_tokens)
+    served = ServeConfig(model=model, port=config.port, engine=config.engine, ray=config.ray)
+
+    def work(output: Path) -> Outcome:
+        say(f"  starting on {served.host}:{served.port} (about a minute)")
+        with running(served) as url:
+            answers = {preset: _ask(url, served.name, asked, preset) for preset in asked.configurations}
+        return Outcome(counts={"answers": len(answers)}, results={"prompt": asked.prompt, "answers": answers})
+
+    record = run_stage("ask endpoint", asked.output, asked, {"model": models.fingerprint(Path(model))}, work)
+    say(f"  prompt: {asked.prompt}")
+    return record
+
+
+def _prompt(config: PipelineConfig) -> str:
+    from trimtab.sources import read_requests, split_requests
+
+    return split_requests(read_requests(config.source)[0], config.source)[1][0].prompt
+
+
+def _ask(url: str, model: str, asked: EndpointConfig, preset: str) -> str:
+    from openai import OpenAI
+
+    with OpenAI(base_url=url, api_key="none") as client:
+        answer = client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": asked.prompt}], max_tokens=asked.max_tokens,
+            temperature=0, extra_body={"safety": preset},
+        )  # fmt: skip
+    return answer.choices[0].message.content or ""
