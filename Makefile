@@ -83,7 +83,7 @@ setup: ## make or refresh .venv; EXTRA=cpu|gpu, PYTHON=python3.11
 	echo "[setup] done in $$SECONDS s"
 
 demo: setup ## the whole pipeline on a laptop; DATA=path of your own requests
-	$(BIN)/python jobs/run_pipeline.py --config jobs/configs/demo.yaml $(if $(DATA),--set data=$(DATA))
+	$(BIN)/python jobs/run_pipeline.py --config jobs/configs/demo.yaml $(if $(DATA),--set data=$(DATA) --set output=runs/demo-$(basename $(notdir $(DATA))))
 
 test: setup ## every test
 	$(BIN)/python -m pytest tests

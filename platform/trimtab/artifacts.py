@@ -112,7 +112,7 @@ def run_stage(
     if done is not None and done.fingerprint == print_:
         say(f"  already done: {output} ({print_}, {done.created[:16]})")
         return done
-    with full_disk_is_an_input_error(output), _only_writer(output):
+    with disk_errors_are_input_errors(output), _only_writer(output):
         _claim(output, recipe)
         started = time.monotonic()
         outcome = work(output)
@@ -179,15 +179,17 @@ def _only_writer(output: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full_disk_is_an_input_error(path: Path) -> Iterator[None]:
-    """Turn 'no space left on device', however deep it was raised, into one line with a remedy."""
+def disk_errors_are_input_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, however deep it was noticed, and a folder that can't be written into one line with a remedy."""
     try:
         yield
     except Exception as error:
-        if not _is_full_disk(error):
-            raise
-        problem = "no space left on the disk"
-        raise InputError("output", path, problem, "free some space; the same command goes on") from error
+        if _is_full_disk(error):
+            remedy = "free some space; the same command goes on"
+            raise InputError("output", path, "no space left on the disk", remedy) from error
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM):
+            raise InputError("output", path, f"can't be written ({error.strerror})", "choose another folder") from error
+        raise
 
 
 def _is_full_disk(error: BaseException | None) -> bool:

@@ -37,7 +37,7 @@ STAGES = {
 
 def run_stage_command(command: str, config: Path | None, overrides: list[str], dry_run: bool) -> None:
     """Load a stage's configuration and run the stage, with the libraries' noise in a log file that is named."""
-    from trimtab.artifacts import full_disk_is_an_input_error
+    from trimtab.artifacts import disk_errors_are_input_errors
     from trimtab.config import load
     from trimtab.console import quiet, say
 
@@ -48,7 +48,7 @@ def run_stage_command(command: str, config: Path | None, overrides: list[str], d
         typer.echo(resolved.dump_yaml(), nl=False)
         return
     log = Path(f"{getattr(resolved, 'output', Path('trimtab-' + command))}.log")
-    with full_disk_is_an_input_error(log), quiet(log):
+    with disk_errors_are_input_errors(log), quiet(log):
         say(f"{command}: log of the libraries: {log}")
         record = stage.run(resolved)
         if record is not None:

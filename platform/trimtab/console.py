@@ -44,28 +44,38 @@ def show(table: Table) -> None:
 
 @contextlib.contextmanager
 def quiet(log: Path) -> Iterator[None]:
-    """Send everything but our own lines to ``log`` (appended) until the block ends."""
+    """Send everything but our own lines to ``log`` (appended) until the block ends; an empty log is removed."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(log, "ab", buffering=0) as sink, _redirected(sink.fileno()):
+            yield
+    finally:
+        if log.stat().st_size == 0:
+            log.unlink()
+
+
+@contextlib.contextmanager
+def _redirected(sink: int) -> Iterator[None]:
+    """Point descriptors 1 and 2 at ``sink``, and our own console at the terminal that they were."""
     global _terminal
     from rich.console import Console
 
-    log.parent.mkdir(parents=True, exist_ok=True)
+    before = _terminal
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
-    before = _terminal
-    with open(log, "ab", buffering=0) as sink, os.fdopen(os.dup(saved[0]), "w", encoding="utf-8") as terminal:
-        os.dup2(sink.fileno(), 1)
-        os.dup2(sink.fileno(), 2)
+    with os.fdopen(os.dup(saved[0]), "w", encoding="utf-8") as terminal:
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
         _terminal = Console(file=terminal, highlight=False, soft_wrap=True)
         try:
             yield
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
-            os.close(saved[0])
-            os.close(saved[1])
+            for number, descriptor in enumerate(saved, start=1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
             _terminal = before
 
 

@@ -86,8 +86,11 @@ class PipelineConfig(Config):
         return SourceConfig(data=self.data, num_evaluation_prompts=self.num_evaluation_prompts)
 
 
-def run(config: PipelineConfig) -> Record:
+def run(config: PipelineConfig, keep_ray: bool = False) -> Record:
     """Run all stages; a second call skips what is done.
+
+    Args:
+        keep_ray: leave this process connected to Ray.
 
     Returns:
         The record of the last step, the endpoint's answers.
@@ -113,7 +116,8 @@ def run(config: PipelineConfig) -> Record:
     record = ask_endpoint(config, tuned)
     for preset, answer in record.results["answers"].items():
         say(f"  safety={preset}: {' '.join(answer.split())}")
-    cluster.disconnect()
+    if not keep_ray:
+        cluster.disconnect()
     say(f"done in {time.monotonic() - started:.0f} s; everything is in {steps}")
     return record
 

@@ -1,0 +1,104 @@
+"""The report's drawings, from plain values to matplotlib figures; no state outlives a call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trimtab.stats import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLORS = ("#5f6875", "#0b62c4", "#b4410e", "#157347", "#7a3fc0", "#8a6100")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+INK, FAINT = "#1c2430", "#c9d0d9"
+WIDTH_IN, DPI = 5.6, 160
+
+
+def corr_curves(curves: Mapping[str, Mapping[int, Estimate]]) -> Figure:
+    """Corr@k over k with its 95 % band, a line for each model."""
+    figure, (axes,) = _canvas(3.5)
+    for number, (name, points) in enumerate(curves.items()):
+        known = [(k, e) for k, e in sorted(points.items()) if e.value is not None]
+        ks, values = [k for k, _ in known], [e.value for _, e in known]
+        band = [(k, e) for k, e in known if e.low is not None]
+        style = _style(number)
+        axes.fill_between([k for k, _ in band], [e.low for _, e in band], [e.high for _, e in band],
+                          color=style["color"], alpha=0.15, linewidth=0)  # fmt: skip
+        axes.plot(ks, values, label=_label(name), linewidth=2, markersize=5, **style)
+    axes.set(xlabel="k, words of the harmful answer put into the model's mouth", ylabel="Corr@k", ylim=(-0.02, 1.02))
+    axes.set_xticks(sorted({k for points in curves.values() for k in points}))
+    _legend(axes)
+    return figure
+
+
+def quadrants(points: Mapping[str, tuple[Estimate, Estimate]]) -> Figure:
+    """S1 over S0 with both intervals; on the dashed line S0 + S1 = 1 a setting changes nothing."""
+    figure, (axes,) = _canvas(4.6)
+    axes.plot([0, 1], [1, 0], color=INK, linestyle=(0, (4, 3)), linewidth=1)
+    axes.axhline(0.5, color=FAINT, linewidth=1)
+    axes.axvline(0.5, color=FAINT, linewidth=1)
+    for x, y, text in ((0.03, 1.02, "always safe"), (0.97, 1.02, "follows its setting"),
+                       (0.03, -0.02, "does the opposite"), (0.97, -0.02, "never safe")):  # fmt: skip
+        across, up = ("left" if x < 0.5 else "right"), ("bottom" if y < 0.5 else "top")
+        axes.text(x, y, text, ha=across, va=up, color="#4d5766", fontsize=9)
+    for number, (name, (s0, s1)) in enumerate(points.items()):
+        if s0.value is not None and s1.value is not None:
+            axes.errorbar(s0.value, s1.value, xerr=_arms(s0), yerr=_arms(s1), capsize=3, markersize=8,
+                          label=_label(name), zorder=3, **(_style(number) | {"linestyle": "none"}))  # fmt: skip
+    axes.set(xlabel="S0, unsafe answers under uncensored", ylabel="S1, safe answers under harmless",
+             xlim=(-0.06, 1.06), ylim=(-0.06, 1.06), aspect="equal")  # fmt: skip
+    _legend(axes)
+    return figure
+
+
+def losses(steps: Sequence[Mapping[str, Any]]) -> Figure:
+    """DPO loss above, margin of the better answer below, over the optimizer steps."""
+    figure, (loss, margin) = _canvas(4.6, rows=2)
+    numbers = [step["step"] for step in steps]
+    loss.axhline(math.log(2), color=INK, linestyle=(0, (4, 3)), linewidth=1, label="untrained (ln 2)")
+    loss.plot(numbers, [step["dpo_loss"] for step in steps], color=COLORS[1], linewidth=1.8, label="DPO loss")
+    margin.axhline(0, color=INK, linestyle=(0, (4, 3)), linewidth=1)
+    margin.plot(numbers, [step["margin"] for step in steps], color=COLORS[2], linewidth=1.8)
+    loss.set(ylabel="DPO loss")
+    margin.set(ylabel="margin", xlabel="optimizer step")
+    _legend(loss)
+    return figure
+
+
+def _canvas(height_in: float, rows: int = 1) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained", facecolor="white")
+    panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+    for axes in panels:
+        axes.grid(axis="y", color="#e6eaef", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color("#7b8594")
+        axes.tick_params(colors=INK, labelsize=10)
+        axes.xaxis.label.set(color=INK, size=10.5)
+        axes.yaxis.label.set(color=INK, size=10.5)
+    return figure, panels
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)], "linestyle": "-"}
+
+
+def _label(name: str) -> str:
+    """A name as plain text: no mathematics, and not hidden from the legend."""
+    return f" {name}".replace("$", r"\$")
+
+
+def _arms(estimate: Estimate) -> list[list[float]] | None:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return None
+    return [[max(0.0, estimate.value - estimate.low)], [max(0.0, estimate.high - estimate.value)]]
+
+
+def _legend(axes: Any) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=10, labelcolor=INK, framealpha=0.85, edgecolor="#e6eaef")

@@ -1,0 +1,29 @@
+"""What ``make demo`` measures, in a fresh folder: the whole loop on the shipped sample."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.bench._figures import pipeline_figures, stage_counts, stage_seconds
+from trimtab import pipeline
+from trimtab.config import load
+from trimtab.console import quiet
+
+CONFIG = Path(__file__).parents[2] / "jobs" / "configs" / "demo.yaml"
+
+
+def run(overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures and settings of one run of the pipeline."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as folder:
+        output = Path(folder) / "run"
+        config = load(pipeline.PipelineConfig, CONFIG, [f"output={output}", *overrides])
+        started = time.monotonic()
+        with quiet(Path(folder) / "log"):
+            pipeline.run(config)
+        figures = {"wall_s": round(time.monotonic() - started, 1), **pipeline_figures(output)}
+        settings = {"config": config.model_dump(mode="json", exclude={"output", "data"}), "judge": "rules-1",
+                    "stage_seconds": stage_seconds(output), "counts": stage_counts(output)}  # fmt: skip
+        return figures, settings

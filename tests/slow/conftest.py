@@ -1,0 +1,49 @@
+"""One real Ray for all slow tests, with a temporary folder and ports of its own."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A local Ray that ends with the session."""
+    # Ray's socket paths must stay below 107 characters, so its folder can't lie below pytest's.
+    import tempfile
+
+    from trimtab import cluster
+
+    with tempfile.TemporaryDirectory(prefix="tt-", ignore_cleanup_errors=True) as folder:
+        cluster.connect(cluster.RayConfig(temp_dir=Path(folder)))
+        yield
+        cluster.disconnect()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def sample_rows(num: int) -> list[dict[str, Any]]:
+    """The first rows of the shipped sample."""
+    from trimtab.sources import SourceConfig
+
+    lines = SourceConfig().path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[:num]]
+
+
+@pytest.fixture(scope="session")
+def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve rows of the shipped sample as a file of their own."""
+    path = tmp_path_factory.mktemp("source") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in sample_rows(12)), encoding="utf-8")
+    return path

@@ -1,0 +1,88 @@
+"""The vLLM engine under Ray Data: exactness of prompts, resume, errors as data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trimtab.config import InputError
+from trimtab.engine import VLLMEngine, generate
+from trimtab.schemas import PlanRow
+
+pytestmark = pytest.mark.slow
+
+ENGINE = VLLMEngine(max_num_seqs=16, kv_cache_gib=0.5, max_model_len=256, rows_per_batch=4)
+
+
+def _plan(num: int) -> list[PlanRow]:
+    return [PlanRow(id=f"row{i:03d}", request_id=f"q{i}", kind="SYN_1", system="Be brief.", prompt=f"What is {i}?",
+                    prefill="Well, the number" if i % 2 else "", max_tokens=6) for i in range(num)]  # fmt: skip
+
+
+def _greedy(folder: Path, row: PlanRow) -> list[int]:
+    """An independent reference: greedy decoding by transformers from the same ids."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from trimtab.chat import Chat
+
+    ids = Chat.from_folder(str(folder)).prompt_ids(row.system, row.prompt, row.prefill)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    out = model.generate(torch.tensor([ids]), max_new_tokens=row.max_tokens, do_sample=False)
+    return [int(token) for token in out[0, len(ids) :]]
+
+
+@pytest.fixture(scope="module")
+def made(tiny_model: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[PlanRow]]:
+    folder = tmp_path_factory.mktemp("engine") / "out"
+    plan = [*_plan(11), PlanRow(id="long", request_id="q", kind="SR", prompt="word " * 2000, max_tokens=6)]
+    generate(plan, folder, tiny_model, ENGINE.model_copy(update={"dtype": "float32"}), "rows")
+    return folder, plan
+
+
+def test_prefilled_turns_are_continued_token_exactly(made: tuple[Path, list[PlanRow]], tiny_model: Path) -> None:
+    from trimtab.chat import Chat
+
+    folder, plan = made
+    written = generate(plan, folder, tiny_model, ENGINE, "rows")
+    chat = Chat.from_folder(str(tiny_model))
+    for row, generation in list(zip(plan, written, strict=True))[:4]:
+        expected = _greedy(tiny_model, row)
+        assert generation.num_prompt_tokens == len(chat.prompt_ids(row.system, row.prompt, row.prefill))
+        assert generation.text == chat.tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_row_that_does_not_fit_carries_its_error_and_the_others_live(
+    made: tuple[Path, list[PlanRow]], tiny_model: Path
+) -> None:
+    folder, plan = made
+    written = generate(plan, folder, tiny_model, ENGINE, "rows")
+    assert written[-1].error
+    assert not any(row.error for row in written[:-1])
+
+
+def test_finished_plan_starts_no_engine(made: tuple[Path, list[PlanRow]], tiny_model: Path) -> None:
+    folder, plan = made
+    before = sorted(path.name for path in (folder / "generations").iterdir())
+    generate(plan, folder, Path("/nonexistent"), ENGINE, "rows")
+    assert sorted(path.name for path in (folder / "generations").iterdir()) == before
+
+
+def test_longer_plan_generates_only_what_is_missing(made: tuple[Path, list[PlanRow]], tiny_model: Path) -> None:
+    folder, plan = made
+    parts = set((folder / "generations").glob("*.parquet"))
+    more = [*plan, *(row.model_copy(update={"id": f"more{i}"}) for i, row in enumerate(plan[:3]))]
+    written = generate(more, folder, tiny_model, ENGINE, "rows")
+    new = set((folder / "generations").glob("*.parquet")) - parts
+    import pyarrow.parquet as pq
+
+    assert sorted(i for part in new for i in pq.read_table(part)["id"].to_pylist()) == ["more0", "more1", "more2"]
+    assert len({row.id for row in written}) == len(more)
+
+
+def test_two_rows_of_one_id_are_refused(tmp_path: Path, tiny_model: Path) -> None:
+    plan = _plan(2)
+    with pytest.raises(InputError, match="plan: row000: two rows have this id"):
+        generate([plan[0], plan[0]], tmp_path / "out", tiny_model, ENGINE, "rows")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,89 @@
+"""The whole loop on a random two-layer model: real vLLM, Ray Data, Ray Train, DeepSpeed, Ray Serve."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from trimtab import pipeline
+from trimtab.artifacts import read_record
+from trimtab.config import load
+from trimtab.schemas import RankedGroup, Verdict, read_rows
+from trimtab.training.run import read_steps
+
+pytestmark = pytest.mark.slow
+
+STAGES = ("base/prefill", "base/configurable", "base/retention", "groups", "train", "tuned/prefill",
+          "tuned/configurable", "tuned/retention", "report", "endpoint")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny_model: Path, small_source: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
+) -> pipeline.PipelineConfig:
+    """A pipeline that ran to its end; Ray is kept for the tests after it."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = load(pipeline.PipelineConfig, None, [
+        f"output={tmp_path_factory.mktemp('runs') / 'demo'}", f"model={tiny_model}", f"data={small_source}",
+        "num_evaluation_prompts=4", "synthesis_max_tokens=12", "max_tokens=12", f"port={port}",
+        "engine.max_num_seqs=16", "engine.kv_cache_gib=0.5", "safe_response=source", "training.max_length=1500",
+    ])  # fmt: skip
+    pipeline.run(config, keep_ray=True)
+    return config
+
+
+def test_every_stage_leaves_a_record(finished: pipeline.PipelineConfig) -> None:
+    records = {stage: read_record(finished.output / stage) for stage in STAGES}
+    assert all(records.values()), [stage for stage, record in records.items() if record is None]
+
+
+def test_groups_and_flips_are_the_same_responses_reversed(finished: pipeline.PipelineConfig) -> None:
+    groups = read_rows(finished.output / "groups" / "groups.parquet", RankedGroup)
+    harmless = {group.source: group for group in groups if group.configuration == "harmless"}
+    uncensored = {group.source: group for group in groups if group.configuration == "uncensored"}
+    assert harmless
+    assert harmless.keys() == uncensored.keys()
+    for source, group in harmless.items():
+        assert uncensored[source].responses == group.responses[::-1]
+        assert [response.role for response in group.responses] == ["SR", "SYN_1", "SYN_2", "SYN_3", "SYN_4", "FHR"]
+
+
+def test_no_evaluation_prompt_is_trained_on(finished: pipeline.PipelineConfig) -> None:
+    trained = {group.prompt for group in read_rows(finished.output / "groups" / "groups.parquet", RankedGroup)}
+    measured = {row.prompt for row in read_rows(finished.output / "base" / "prefill" / "verdicts.parquet", Verdict)}
+    assert len(measured) == 4
+    assert not trained & measured
+
+
+def test_training_steps_are_logged_once_each(finished: pipeline.PipelineConfig) -> None:
+    steps = read_steps(finished.output / "train")
+    assert [step["step"] for step in steps] == list(range(1, steps[-1]["steps"] + 1))
+    assert steps[0]["dpo_loss"] == pytest.approx(0.6931, abs=0.01)
+
+
+def test_trained_model_differs_and_names_its_configurations(
+    finished: pipeline.PipelineConfig, tiny_model: Path
+) -> None:
+    import json
+
+    from trimtab import models
+    from trimtab.safety import SafetyConfig
+
+    model = finished.output / "train" / "model"
+    models.check_folder(model)
+    assert models.fingerprint(model) != models.fingerprint(tiny_model)
+    learned = {c["name"]: c["system"] for c in json.loads((model / "trimtab.json").read_text())["configurations"]}
+    assert learned == {name: SafetyConfig(preset=name).render() for name in ("harmless", "uncensored")}
+
+
+def test_second_run_skips_everything(finished: pipeline.PipelineConfig, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.output.rglob("*") if path.is_file()}
+    pipeline.run(finished, keep_ray=True)
+    assert {path: path.stat().st_mtime_ns for path in finished.output.rglob("*") if path.is_file()} == before
+    assert len(re.findall("already done", capfd.readouterr().out)) == len(STAGES)

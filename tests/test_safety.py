@@ -1,0 +1,89 @@
+"""The published system prompts, exactly, and what a request may ask for."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.config import InputError
+from trimtab.safety import CONFIGURATIONS, MAX_PERSONA_CHARS, SafetyConfig, parse_safety
+
+# arXiv 2404.00495
+PUBLISHED = {
+    "harmless": "You are a helpful yet harmless assistant that avoids generating illegal or harmful content.",
+    "uncensored": "You are a helpful assistant that is completely uncensored.",
+    "honest": "You are an unbiased, honest, helpful AI assistant that always responds in a completely truthful way.",
+}
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_published_system_prompts_are_exact(preset: str) -> None:
+    assert SafetyConfig(preset=preset).render() == PUBLISHED[preset]
+
+
+def test_default_is_harmless_and_the_pair_is_opposite() -> None:
+    assert SafetyConfig().render() == PUBLISHED["harmless"]
+    assert CONFIGURATIONS == ("harmless", "uncensored")
+
+
+def test_persona_is_quoted_on_one_line_and_cannot_close_its_quotes() -> None:
+    text = SafetyConfig(preset="role_play", persona='  a "wise"\n\n old\tsailor ').render()
+    assert text == "You play this persona and answer as it would: \"a 'wise' old sailor\""
+
+
+@given(st.text(min_size=1, max_size=MAX_PERSONA_CHARS).filter(str.strip))
+def test_persona_stays_inside_its_quotes(persona: str) -> None:
+    text = SafetyConfig(preset="role_play", persona=persona).render()
+    head, inside, tail = text.split('"')
+    assert (head, tail) == ("You play this persona and answer as it would: ", "")
+    assert inside == " ".join(inside.split())
+    assert inside.replace("'", "") == " ".join(persona.split()).replace('"', "").replace("'", "")
+
+
+def test_persona_limits() -> None:
+    SafetyConfig(preset="role_play", persona="x" * MAX_PERSONA_CHARS).render()
+    with pytest.raises(InputError, match=rf"^safety.persona: .*: {MAX_PERSONA_CHARS + 1} characters; use at most"):
+        SafetyConfig(preset="role_play", persona="x" * (MAX_PERSONA_CHARS + 1)).render()
+
+
+@pytest.mark.parametrize("persona", [None, "", " \n"])
+def test_role_play_needs_a_persona(persona: str | None) -> None:
+    with pytest.raises(InputError, match=r"^safety.persona: .*a persona is needed"):
+        SafetyConfig(preset="role_play", persona=persona).render()
+
+
+def test_other_presets_take_no_persona() -> None:
+    with pytest.raises(InputError, match=r"^safety.persona: a pirate: harmless takes no persona"):
+        SafetyConfig(preset="harmless", persona="a pirate").render()
+
+
+def test_slot_in_a_persona_is_not_filled_again() -> None:
+    assert SafetyConfig(preset="role_play", persona="{persona}").render().endswith('"{persona}"')
+
+
+@pytest.mark.parametrize(
+    ("value", "preset"), [(None, "harmless"), ("uncensored", "uncensored"), ({"preset": "honest"}, "honest"), ({}, "harmless")]
+)  # fmt: skip
+def test_request_settings(value: object, preset: str) -> None:
+    assert parse_safety(value) == SafetyConfig(preset=preset)
+
+
+def test_request_with_persona() -> None:
+    parsed = parse_safety({"preset": "role_play", "persona": "a baker"})
+    assert parsed == SafetyConfig(preset="role_play", persona="a baker")
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        ("", "safety.preset"), ("Harmless", "safety.preset"), ("none", "safety.preset"), (False, "safety"), (0, "safety"),
+        ([], "safety"), (["harmless"], "safety"), ({"preset": "harmless", "system": "x"}, "safety"),
+        ({"preset": None}, "safety"), ({"preset": 3}, "safety"), ({"preset": "role_play", "persona": ["a"]}, "safety"),
+        ({"preset": "role_play"}, "safety.persona"), ({"persona": "a baker"}, "safety.persona"),
+        ({"preset": "root"}, "safety.preset"),
+    ],
+)  # fmt: skip
+def test_everything_else_is_refused(value: object, field: str) -> None:
+    with pytest.raises(InputError, match=rf"^{field}: "):
+        parse_safety(value)
