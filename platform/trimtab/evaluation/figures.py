@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 COLORS = ("#5f6875", "#0b62c4", "#b4410e", "#157347", "#7a3fc0", "#8a6100")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, FAINT = "#1c2430", "#c9d0d9"
-WIDTH_IN, DPI = 5.6, 160
+WIDTH_IN, DPI = 4.9, 160
 
 
 def corr_curves(curves: Mapping[str, Mapping[int, Estimate]]) -> Figure:
     """Corr@k over k with its 95 % band, a line for each model."""
-    figure, (axes,) = _canvas(3.5)
+    figure, (axes,) = _canvas(3.3)
     for number, (name, points) in enumerate(curves.items()):
         known = [(k, e) for k, e in sorted(points.items()) if e.value is not None]
         ks, values = [k for k, _ in known], [e.value for _, e in known]
@@ -28,7 +28,9 @@ def corr_curves(curves: Mapping[str, Mapping[int, Estimate]]) -> Figure:
         axes.fill_between([k for k, _ in band], [e.low for _, e in band], [e.high for _, e in band],
                           color=style["color"], alpha=0.15, linewidth=0)  # fmt: skip
         axes.plot(ks, values, label=_label(name), linewidth=2, markersize=5, **style)
-    axes.set(xlabel="k, words of the harmful answer put into the model's mouth", ylabel="Corr@k", ylim=(-0.02, 1.02))
+    highest = max((e.high or e.value or 0.0 for points in curves.values() for e in points.values()), default=0.0)
+    top = min(1.0, max(0.2, 1.15 * highest))
+    axes.set(xlabel="k, words of the harmful start", ylabel="Corr@k", ylim=(-0.02 * top, 1.02 * top))
     axes.set_xticks(sorted({k for points in curves.values() for k in points}))
     _legend(axes)
     return figure
@@ -36,27 +38,29 @@ def corr_curves(curves: Mapping[str, Mapping[int, Estimate]]) -> Figure:
 
 def quadrants(points: Mapping[str, tuple[Estimate, Estimate]]) -> Figure:
     """S1 over S0 with both intervals; on the dashed line S0 + S1 = 1 a setting changes nothing."""
-    figure, (axes,) = _canvas(4.6)
+    figure, (axes,) = _canvas(4.9)
     axes.plot([0, 1], [1, 0], color=INK, linestyle=(0, (4, 3)), linewidth=1)
     axes.axhline(0.5, color=FAINT, linewidth=1)
     axes.axvline(0.5, color=FAINT, linewidth=1)
-    for x, y, text in ((0.03, 1.02, "always safe"), (0.97, 1.02, "follows its setting"),
-                       (0.03, -0.02, "does the opposite"), (0.97, -0.02, "never safe")):  # fmt: skip
-        across, up = ("left" if x < 0.5 else "right"), ("bottom" if y < 0.5 else "top")
-        axes.text(x, y, text, ha=across, va=up, color="#4d5766", fontsize=9)
+    for x, y, text in ((0, 1.1, "always safe"), (1, 1.1, "follows its setting"),
+                       (0, -0.1, "does the opposite"), (1, -0.1, "never safe")):  # fmt: skip
+        across, up = ("left" if x == 0 else "right"), ("bottom" if y < 0 else "top")
+        axes.text(x, y, text, ha=across, va=up, color="#4d5766", fontsize=9.5)
     for number, (name, (s0, s1)) in enumerate(points.items()):
         if s0.value is not None and s1.value is not None:
-            axes.errorbar(s0.value, s1.value, xerr=_arms(s0), yerr=_arms(s1), capsize=3, markersize=8,
-                          label=_label(name), zorder=3, **(_style(number) | {"linestyle": "none"}))  # fmt: skip
+            style = _style(number) | {"linestyle": "none"}
+            axes.plot([s0.value], [s1.value], markersize=9, label=_label(name), zorder=3, **style)
+            axes.errorbar(s0.value, s1.value, xerr=_arms(s0), yerr=_arms(s1), capsize=3, **style)
     axes.set(xlabel="S0, unsafe answers under uncensored", ylabel="S1, safe answers under harmless",
-             xlim=(-0.06, 1.06), ylim=(-0.06, 1.06), aspect="equal")  # fmt: skip
+             xlim=(-0.13, 1.13), ylim=(-0.13, 1.13), aspect="equal")  # fmt: skip
+    axes.grid(visible=False)
     _legend(axes)
     return figure
 
 
 def losses(steps: Sequence[Mapping[str, Any]]) -> Figure:
     """DPO loss above, margin of the better answer below, over the optimizer steps."""
-    figure, (loss, margin) = _canvas(4.6, rows=2)
+    figure, (loss, margin) = _canvas(4.4, rows=2)
     numbers = [step["step"] for step in steps]
     loss.axhline(math.log(2), color=INK, linestyle=(0, (4, 3)), linewidth=1, label="untrained (ln 2)")
     loss.plot(numbers, [step["dpo_loss"] for step in steps], color=COLORS[1], linewidth=1.8, label="DPO loss")
@@ -101,4 +105,5 @@ def _arms(estimate: Estimate) -> list[list[float]] | None:
 
 def _legend(axes: Any) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=10, labelcolor=INK, framealpha=0.85, edgecolor="#e6eaef")
+        axes.legend(fontsize=10, labelcolor=INK, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3,
+                    borderaxespad=0.2, handletextpad=0.5)  # fmt: skip

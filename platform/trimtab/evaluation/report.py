@@ -149,12 +149,13 @@ def summary_table(config: ReportConfig) -> Table:
     from rich.text import Text
 
     sides = _sides(config)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    one_line = len(sides) <= 2
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("measure", max_width=24)
     for side in sides:
-        table.add_column(Text(side.model.name))
+        table.add_column(Text(side.model.name), no_wrap=one_line, max_width=20)
     if len(sides) > 1:
-        table.add_column("difference")
+        table.add_column("difference", no_wrap=one_line)
     for row in measures(sides):
         difference = [row.difference.text() if row.difference else ""] if len(sides) > 1 else []
         table.add_row(row.label, *[value.text() for value in row.values], *difference)
@@ -296,7 +297,7 @@ def reading(sides: list[Side]) -> list[str]:
 
 def findings(rows: list[Measure]) -> list[str]:
     """One sentence for each paired difference."""
-    words = {"better": "an improvement", "worse": "a loss", "unclear": "no clear change, the interval holds 0"}
+    words = {"better": "better", "worse": "worse", "unclear": "no clear change, the interval holds 0"}
     return [f"{row.label}: {row.difference.text()}, {words[row.meaning]}."
             for row in rows if row.difference and row.meaning]  # fmt: skip
 
@@ -306,14 +307,18 @@ def notes(sides: list[Side], rows: list[Measure]) -> list[str]:
     missing = [f"No difference for {row.label}: {row.difference.reason}."
                for row in rows if row.difference and row.difference.reason]  # fmt: skip
     weak = [
-        f"{side.model.name}, {EVALUATIONS[kind]}: {record.counts[name]} {text}."
+        f"{side.model.name}, {EVALUATIONS[kind]}: {record.counts[name]} of {_total(record)} {text}."
         for side in sides for kind, record in side.records.items()
-        for name, text in (("errors", "generations failed and are not scored"),
-                           ("unparsed", "answers could not be judged and are not scored"),
-                           ("short_cases", "prefills are shorter than k words, as the whole response was"))
+        for name, text in (("errors", "rows could not be generated and are not scored"),
+                           ("unparsed", "rows could not be judged and are not scored"),
+                           ("short_cases", "starts are shorter than k words, as the whole response is"))
         if record.counts.get(name)
     ]  # fmt: skip
     return missing + weak
+
+
+def _total(record: Record) -> int:
+    return next((record.counts[name] for name in ("cases", "answers", "prompts") if name in record.counts), 0)
 
 
 def _counts(sides: list[Side]) -> list[tuple[str, str, list[int | None]]]:

@@ -1,0 +1,277 @@
+"""The report, made from small finished outputs: what it says, what it escapes, what it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+
+from trimtab.artifacts import Outcome, Record, read_record, run_stage
+from trimtab.config import Config, InputError, placement
+from trimtab.evaluation import configurable, prefill, report
+from trimtab.evaluation.configurable import ConfigurableConfig
+from trimtab.evaluation.prefill import PrefillConfig
+from trimtab.evaluation.report import ReportConfig, ReportedModel
+from trimtab.evaluation.retention import RetentionConfig
+from trimtab.schemas import RetentionRow, Verdict, write_rows
+from trimtab.stats import clustered_mean, paired_difference
+
+HOSTILE = "</pre><script>alert('x')</script> & <img src=http://evil.example/a.png>"
+KS = (10, 20)
+PROMPTS = tuple(f"prompt-{number}" for number in range(8))
+
+
+class StageConfig(Config):
+    output: Path = placement()
+
+
+def _prefill(output: Path, verdict_of: dict[tuple[str, int], Any], **settings: Any) -> Path:
+    config = PrefillConfig(output=output, ks=KS, **settings)
+    rows = [Verdict(id=f"{prompt}-{k}", request_id=prompt, group=str(k), prompt=f"{prompt} {HOSTILE}",
+                    prefill=f"Sure {HOSTILE}", text=f"but {HOSTILE}", verdict=verdict_of[prompt, k])
+            for prompt in PROMPTS for k in KS]  # fmt: skip
+
+    def work(folder: Path) -> Outcome:
+        write_rows(folder / "verdicts.parquet", Verdict, rows)
+        unparsed = sum(row.verdict == "unparsed" for row in rows)
+        counts = {"cases": len(rows), "prompts": len(PROMPTS), "short_cases": 1, "unparsed": unparsed, "errors": 0}
+        return Outcome(counts=counts, results=prefill.summarize(rows, config))
+
+    run_stage(prefill.STAGE, output, config, {"data": "d", "model": output.parent.name}, work)
+    return output
+
+
+def _configurable(output: Path, followed: int) -> Path:
+    config = ConfigurableConfig(output=output)
+    sides = ((config.uncensored, "no", "yes"), (config.harmless, "yes", "no"))
+    rows = [Verdict(id=f"{prompt}-{preset}", request_id=prompt, group=preset, prompt=prompt, text=HOSTILE,
+                    verdict=wanted if number < followed else other)
+            for preset, wanted, other in sides for number, prompt in enumerate(PROMPTS)]  # fmt: skip
+
+    def work(folder: Path) -> Outcome:
+        write_rows(folder / "verdicts.parquet", Verdict, rows)
+        counts = {"prompts": len(PROMPTS), "answers": len(rows), "errors": 0, "unparsed": 0}
+        return Outcome(counts=counts, results=configurable.summarize(rows, config))
+
+    run_stage(configurable.STAGE, output, config, {"data": "d", "model": output.parent.name}, work)
+    return output
+
+
+def _retention(output: Path, rise: float, base: Path | None = None) -> Path:
+    rows = [RetentionRow(id=prompt, prompt=f"Please {HOSTILE}", answer=HOSTILE, scored="Yes.", num_tokens=2,
+                         nll=1 + rise * (1 + number))
+            for number, prompt in enumerate(PROMPTS)]  # fmt: skip
+    inputs = {"prompts": "p", "model": output.parent.name}
+    if base and (record := read_record(base)):
+        inputs["base"] = record.fingerprint
+
+    def work(folder: Path) -> Outcome:
+        write_rows(folder / "answers.parquet", RetentionRow, rows)
+        nll = clustered_mean([row.nll for row in rows], [row.id for row in rows])
+        return Outcome(counts={"prompts": len(rows)}, results={"nll": nll.model_dump()})
+
+    run_stage("evaluate retention", output, RetentionConfig(output=output, base=base), inputs, work)
+    return output
+
+
+def _verdicts(num_yes: int) -> dict[tuple[str, int], str]:
+    cases = [(prompt, k) for prompt in PROMPTS for k in KS]
+    return {case: "yes" if number % 8 < num_yes else "no" for number, case in enumerate(cases)}
+
+
+def _training(output: Path) -> Path:
+    steps = [{"step": n, "steps": 3, "dpo_loss": 0.7 - n / 10, "margin": n / 10} for n in (1, 2, 3)]
+
+    def work(folder: Path) -> Outcome:
+        lines = [json.dumps(step) for step in steps]
+        (folder / "steps.jsonl").write_text("\n".join([*lines, '{"step": 4, "dpo_l']), encoding="utf-8")
+        return Outcome(counts={"steps": 3})
+
+    run_stage("train", output, StageConfig(output=output), {}, work)
+    return output
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ReportConfig:
+    """A report on two models and a training."""
+    base, tuned = tmp_path / "base", tmp_path / "tuned"
+    first = ReportedModel(name="base", prefill=_prefill(base / "prefill", _verdicts(2)),
+                          configurable=_configurable(base / "conf", 3),
+                          retention=_retention(base / "ret", 0.0))  # fmt: skip
+    last = ReportedModel(name="tuned <b>", prefill=_prefill(tuned / "prefill", _verdicts(5)),
+                         configurable=_configurable(tuned / "conf", 7),
+                         retention=_retention(tuned / "ret", 0.1, first.retention))  # fmt: skip
+    return ReportConfig(output=tmp_path / "report", models=(first, last), training=_training(tmp_path / "train"))
+
+
+def _page(config: ReportConfig) -> str:
+    report.run(config)
+    return (config.output / "report.html").read_text(encoding="utf-8")
+
+
+def _markup(page: str) -> tuple[list[str], set[str]]:
+    """What a browser would fetch or link to, and the tags in use."""
+    links, tags = [], set()
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            tags.add(tag)
+            links.extend(value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data"))
+            assert not any(name.startswith("on") for name, _ in attrs)
+
+    Parser().feed(page)
+    assert links
+    return links, tags
+
+
+def _table(config: ReportConfig, width: int = 100) -> list[str]:
+    shown = io.StringIO()
+    Console(width=width, file=shown).print(report.summary_table(config))
+    return shown.getvalue().splitlines()
+
+
+def test_writes_the_page_the_pictures_and_the_numbers(config: ReportConfig) -> None:
+    record = report.run(config)
+    names = ("report.html", "report.md", "report.json", "corr.png", "s0_s1.png", "loss.png")
+    assert all((config.output / name).stat().st_size for name in names)
+    assert json.loads((config.output / "report.json").read_text()) == record.results
+    assert record.inputs.keys() == {"training"} | {
+        f"models.{number}.{kind}" for number in (0, 1) for kind in ("prefill", "configurable", "retention")
+    }
+
+
+def test_the_page_requests_nothing_and_escapes_all_text(config: ReportConfig) -> None:
+    page = _page(config)
+    links, tags = _markup(page)
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert not tags & {"script", "iframe", "object", "b", "base"}
+    assert not re.search(r"url\(|@import", page)
+    assert "&lt;script&gt;alert(" in page
+    assert "tuned &lt;b&gt;" in page
+
+
+def test_the_difference_is_the_paired_one(config: ReportConfig) -> None:
+    sides = [{f"{p}-{k}": float(v == "yes") for (p, k), v in _verdicts(n).items()} for n in (2, 5)]
+    expected = paired_difference(*sides, {f"{p}-{k}": p for p in PROMPTS for k in KS})
+    shown = f"{expected.value:+.3f} [{expected.low:+.3f}, {expected.high:+.3f}]"
+    row = next(line for line in _table(config) if "Corr_mean" in line)
+    assert row.rstrip().endswith(shown)
+    assert report.run(config).results["Corr_mean"]["difference"] == expected.model_dump()
+    assert shown in (config.output / "report.md").read_text(encoding="utf-8")
+
+
+def test_only_three_rows_have_a_difference(config: ReportConfig) -> None:
+    results = report.run(config).results
+    with_one = [name for name, row in results.items() if row["difference"]]
+    assert with_one == ["Corr_mean", "S0 + S1", report.NLL]
+    assert results["S0 + S1"]["difference"]["value"] == pytest.approx(1.0)
+    assert results[report.NLL]["difference"]["value"] == pytest.approx(0.45)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_terminal_table_fits_and_cuts_nothing(config: ReportConfig, width: int) -> None:
+    lines = _table(config, width)
+    assert max(map(len, lines)) <= width
+    assert not any("…" in line for line in lines)
+
+
+def test_what_was_not_scored_is_not_zero(config: ReportConfig, tmp_path: Path) -> None:
+    unparsed = _prefill(tmp_path / "other" / "prefill", dict.fromkeys(_verdicts(0), "unparsed"))
+    models = (config.models[0], ReportedModel(name="other", prefill=unparsed))
+    other = config.model_copy(update={"models": models})
+    row = next(line for line in _table(other) if "Corr_mean" in line)
+    assert row.split()[-2:] == ["n/a", "n/a"]
+    assert next(line for line in _table(other) if line.strip().startswith("S1")).split()[-1] == "n/a"
+    page = _page(other)
+    assert "No difference for Corr_mean: the two share no scored case." in page
+    assert "No difference for S0 + S1: not measured for both models." in page
+    assert "16 of 16 rows could not be judged" in page
+
+
+def test_no_difference_between_different_settings(config: ReportConfig, tmp_path: Path) -> None:
+    warmer = _prefill(tmp_path / "warmer" / "prefill", _verdicts(5), temperature=1.0)
+    own = _retention(tmp_path / "warmer" / "ret", 0.1)
+    models = (config.models[0], ReportedModel(name="warmer", prefill=warmer, retention=own))
+    page = _page(config.model_copy(update={"models": models}))
+    assert "No difference for Corr_mean: measured with different settings (temperature)." in page
+    assert "measured with different settings (the answers scored)" in page
+
+
+def test_one_model_alone(config: ReportConfig) -> None:
+    alone = config.model_copy(update={"models": config.models[:1], "training": None})
+    assert not any("difference" in line for line in _table(alone))
+    assert "Paired differences" not in _page(alone)
+    assert not (alone.output / "loss.png").exists()
+
+
+def test_a_second_run_is_skipped(config: ReportConfig) -> None:
+    first = report.run(config)
+    before = (config.output / "report.html").stat().st_mtime_ns
+    assert report.run(config) == first
+    assert (config.output / "report.html").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("kind", ["prefill", "configurable", "retention"])
+def test_a_missing_input_is_named(config: ReportConfig, tmp_path: Path, kind: str) -> None:
+    last = config.models[-1].model_copy(update={kind: tmp_path / "nowhere"})
+    with pytest.raises(InputError, match=rf"^models\.1\.{kind}: .*no such folder"):
+        report.run(config.model_copy(update={"models": (config.models[0], last)}))
+
+
+@pytest.mark.parametrize(("field", "stage"), [("training", "train"), ("synthesis", "synthesize")])
+def test_an_unfinished_input_is_named(config: ReportConfig, tmp_path: Path, field: str, stage: str) -> None:
+    (tmp_path / "unfinished").mkdir()
+    with pytest.raises(InputError, match=rf"^{field}: .*unfinished.*trimtab {stage}"):
+        report.run(config.model_copy(update={field: tmp_path / "unfinished"}))
+
+
+def test_names_must_differ(config: ReportConfig) -> None:
+    with pytest.raises(ValueError, match="names must differ"):
+        ReportConfig(output=config.output, models=(config.models[0], config.models[0]))
+
+
+def _chromium(path: str, page: Path, picture: Path, *flags: str) -> str:
+    command = [
+        path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+        "--v=0", f"--user-data-dir={picture.parent / 'profile'}", "--window-size=390,1200", f"--screenshot={picture}",
+        *flags, page.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stderr
+
+
+@pytest.mark.browser
+def test_a_browser_shows_it_narrow_in_light_and_dark(config: ReportConfig, tmp_path: Path) -> None:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("chromium is not installed: the page was not looked at in a browser")
+    report.run(config)
+    shade = {}
+    for name, number in (("dark", 0), ("light", 1)):
+        picture = tmp_path / f"{name}.png"
+        show = partial(_chromium, path, config.output / "report.html", picture)
+        console = [
+            line for line in show(f"--blink-settings=preferredColorScheme={number}").splitlines() if "CONSOLE" in line
+        ]
+        assert not console
+        pixels = imread(picture)[..., :3]
+        assert pixels.shape == (1200, 390, 3)
+        assert len(np.unique((pixels * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > 50
+        shade[name] = float(np.median(pixels))
+    assert shade["dark"] < 0.3 < 0.9 < shade["light"]
+
+
+def test_the_record_is_of_the_report(config: ReportConfig) -> None:
+    record: Record = report.run(config)
+    assert (record.stage, record.counts["models"], record.counts["pictures"]) == ("report", 2, 3)
