@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +25,15 @@ BETA = 0.3
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Path) -> Any:
-    """The tiny model in float32."""
+def model(tiny_model: Path) -> Iterator[Any]:
+    """The tiny model in float32, on one core: it is too small for two."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="sdpa").eval()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="sdpa").eval()
+    torch.set_num_threads(before)
 
 
 def _group(seed: int) -> Group:
@@ -129,6 +133,7 @@ def test_chunks_of_the_vocabulary_head_change_nothing(model: Any, monkeypatch: p
     assert (whole - pieces).norm() / whole.norm() <= 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's use of transformers
 def test_adapters_score_as_the_model_below_them_before_the_first_step(model: Any, tiny_model: Path) -> None:
     import torch
 

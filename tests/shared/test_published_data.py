@@ -1,0 +1,54 @@
+"""The published sets, where they lie beside the repository: reading, splitting, importing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trimtab.evaluation.prefill import PrefillConfig, plan_cases
+from trimtab.safety import SafetyConfig
+from trimtab.sources import SourceConfig, normalize, read_requests, split_requests
+from trimtab.synthesis.imported import ImportedRecipe, read_groups
+from trimtab.synthesis.recipe import CourseCorrectionRecipe, draft, keep
+
+pytestmark = pytest.mark.shared
+
+
+@pytest.fixture
+def source(shared_data: Path) -> SourceConfig:
+    return SourceConfig(data=shared_data / "c2_eval_subset.jsonl", num_evaluation_prompts=60)
+
+
+def test_c2_eval_splits_without_leakage(source: SourceConfig) -> None:
+    requests, bad = read_requests(source)
+    training, evaluation = split_requests(requests, source)
+    assert (len(requests), len(bad)) == (197, 0)
+    assert len({normalize(request.prompt) for request in evaluation}) >= 60
+    assert not {normalize(r.prompt) for r in training} & {normalize(r.prompt) for r in evaluation}
+
+
+def test_short_rows_are_counted_not_hidden(source: SourceConfig, tmp_path: Path) -> None:
+    cases, plan = plan_cases(PrefillConfig(output=tmp_path / "out", source=source))
+    assert len(cases) == len(plan) == 8 * len({case.request_id for case in cases})
+    short = [case for case in cases if case.num_words < case.k]
+    assert short
+    assert all(case.k > 20 for case in short)
+
+
+def test_long_harmful_responses_can_all_be_cut(source: SourceConfig) -> None:
+    recipe = CourseCorrectionRecipe(source=source)
+    kept = [request for request in read_requests(source)[0] if keep(request, recipe)]
+    drafts = [draft(request, recipe) for request in kept]
+    assert len(kept) > 50
+    assert all(item.full_harmful.startswith(start) for item in drafts for start in item.starts)
+
+
+def test_cst_set_is_groups_of_two_and_its_safety_rows_are_exact_flips(shared_data: Path) -> None:
+    groups, bad = read_groups(ImportedRecipe(data=shared_data / "cst_multitask_subset.json"))
+    assert (len(groups), len(bad)) == (330, 0)
+    rows = {(g.prompt, g.system): [r.text for r in g.responses] for g in groups if g.configuration == "harmless"}
+    harmless, uncensored = (SafetyConfig(preset=name).render() for name in ("harmless", "uncensored"))
+    prompts = {prompt for prompt, _ in rows}
+    assert len(prompts) == 15
+    assert all(rows[p, harmless] == rows[p, uncensored][::-1] for p in prompts)
