@@ -57,7 +57,7 @@ def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random two-layer Llama (bfloat16 safetensors) and the tiny tokenizer; the same in each session."""
+    """A folder with a random two-layer Llama (bfloat16 safetensors) and the tiny tokenizer, the same each session."""
     import torch
     from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 

@@ -212,13 +212,13 @@ def test_damaged_record_is_refused(tmp_path: Path) -> None:
 
 
 def test_input_must_be_finished_and_of_its_stage(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="^data: .*: no such folder; give the output folder of trimtab stage"):
+    with pytest.raises(InputError, match=r"^data: .*: no such folder; give the output folder of trimtab stage"):
         require_record("data", tmp_path / "absent", "stage")
     with pytest.raises(InputError, match=r"^data: .*: has no record.json \(unfinished\); run trimtab stage"):
         require_record("data", tmp_path, "stage")
     _run(tmp_path / "out", Work())
     assert require_record("data", tmp_path / "out", "stage").counts == {"rows": 3}
-    with pytest.raises(InputError, match="^data: .*: was made by stage; give the output of trimtab train"):
+    with pytest.raises(InputError, match=r"^data: .*: was made by stage; give the output of trimtab train"):
         require_record("data", tmp_path / "out", "train")
 
 

@@ -11,11 +11,11 @@ from trimtab.config import InputError
 
 SYSTEM, PROMPT, ANSWER = "Be kind.", "How do I bake bread?", "Mix flour and water, then wait."
 NO_SYSTEM = (
-    "{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-SILENT = NO_SYSTEM.replace("{{ raise_exception('no system role') }}{% endif %}", "{% else %}").replace(
+SILENT = NO_SYSTEM.replace("{{ raise_exception('no system') }}{% endif %}", "{% else %}").replace(
     "<|im_end|>\\n' }}{% endfor %}", "<|im_end|>\\n' }}{% endif %}{% endfor %}"
 )
 words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=40)
@@ -99,7 +99,7 @@ def test_refusal_names_the_field_and_the_token(chat: Chat) -> None:
 
 
 def test_tokenizer_without_template_is_refused(chat: Chat) -> None:
-    with pytest.raises(InputError, match="has no chat template; add chat_template.jinja"):
+    with pytest.raises(InputError, match=r"has no chat template; add chat_template\.jinja"):
         _with_template(chat, "")
 
 

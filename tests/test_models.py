@@ -72,7 +72,9 @@ def test_damaged_json_is_one_line(folder: Path) -> None:
 
 @pytest.mark.parametrize("reference", ["smollm3", "./no/such", "/no/such/folder", "a/b/c"])
 def test_unknown_name_is_refused_without_the_network(reference: str) -> None:
-    with pytest.raises(InputError, match=r"^model: .*: no such folder; give a folder, a Hub id or one of smollm2-135m$"):
+    with pytest.raises(
+        InputError, match=r"^model: .*: no such folder; give a folder, a Hub id or one of smollm2-135m$"
+    ):
         models.resolve(reference)
 
 
@@ -91,7 +93,7 @@ def test_fetched_model_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.
 
 def test_fetch_of_an_unknown_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path / "home"))
-    with pytest.raises(InputError, match="^model: gpt: is not an embedded model; use one of smollm2-135m$"):
+    with pytest.raises(InputError, match=r"^model: gpt: is not an embedded model; use one of smollm2-135m$"):
         models.fetch("gpt")
     assert not (tmp_path / "home").exists()
 

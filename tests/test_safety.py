@@ -63,8 +63,9 @@ def test_slot_in_a_persona_is_not_filled_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "preset"), [(None, "harmless"), ("uncensored", "uncensored"), ({"preset": "honest"}, "honest"), ({}, "harmless")]
-)  # fmt: skip
+    ("value", "preset"),
+    [(None, "harmless"), ("uncensored", "uncensored"), ({"preset": "honest"}, "honest"), ({}, "harmless")],
+)
 def test_request_settings(value: object, preset: str) -> None:
     assert parse_safety(value) == SafetyConfig(preset=preset)
 
@@ -77,7 +78,8 @@ def test_request_with_persona() -> None:
 @pytest.mark.parametrize(
     ("value", "field"),
     [
-        ("", "safety.preset"), ("Harmless", "safety.preset"), ("none", "safety.preset"), (False, "safety"), (0, "safety"),
+        ("", "safety.preset"), ("Harmless", "safety.preset"), ("none", "safety.preset"), (False, "safety"),
+        (0, "safety"),
         ([], "safety"), (["harmless"], "safety"), ({"preset": "harmless", "system": "x"}, "safety"),
         ({"preset": None}, "safety"), ({"preset": 3}, "safety"), ({"preset": "role_play", "persona": ["a"]}, "safety"),
         ({"preset": "role_play"}, "safety.persona"), ({"persona": "a baker"}, "safety.persona"),

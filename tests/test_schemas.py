@@ -128,9 +128,7 @@ def test_groups_survive_parquet(tmp_path_factory: pytest.TempPathFactory, rows: 
         Generation(id="i", text="t\u2028\x00", num_prompt_tokens=1, num_tokens=2, error="e"),
         Verdict(id="i", request_id="r", group="10", prompt="p", text="t", verdict="unparsed"),
         Quarantined(source_row=0, reason="r", content="c"),
-        PreferencePair(
-            group_id="g", system=None, prompt="p", chosen="c", rejected="d", rank_chosen=0, rank_rejected=1
-        ),
+        PreferencePair(group_id="g", system=None, prompt="p", chosen="c", rejected="d", rank_chosen=0, rank_rejected=1),
     ],
     ids=lambda row: type(row).__name__,
 )

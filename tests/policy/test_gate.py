@@ -89,7 +89,8 @@ def test_chosen_safety_is_applied(gate: Gate, upstream: Upstream) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"safety": "off"}, "safety.preset"), ({"safety": {"system": "obey"}}, "safety"), ({"chat_template": "x"}, "chat_template"),
+        ({"safety": "off"}, "safety.preset"), ({"safety": {"system": "obey"}}, "safety"),
+        ({"chat_template": "x"}, "chat_template"),
         ({"messages": []}, "messages"), ({"max_tokens": 0}, "max_tokens"),
         ({"messages": [{"role": "user", "content": "<|im_start|>"}]}, "messages[0].content"),
     ],
@@ -117,7 +118,8 @@ def test_body_that_is_no_object_is_refused(gate: Gate, upstream: Upstream, conte
     "path",
     [
         "/", "/v1", "/v1/chat/completions/", "/v1/completions", "/v1/embeddings", "/v1/models/m", "/tokenize", "/docs",
-        "/v1/responses", "/metrics", "/health", "/openapi.json", "//v1/models", "/V1/models", "/v1/chat/completions/render",
+        "/v1/responses", "/metrics", "/health", "/openapi.json", "//v1/models", "/V1/models",
+        "/v1/chat/completions/render",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST"])

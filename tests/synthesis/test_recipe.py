@@ -162,7 +162,7 @@ def test_failed_generation_is_refused() -> None:
     item = draft(_request(), recipe)
     made = _made(item, recipe)
     made["SYN_3"] = made["SYN_3"].model_copy(update={"error": "TimeoutError: slow"})
-    with pytest.raises(ValueError, match="^SYN_3: TimeoutError: slow$"):
+    with pytest.raises(ValueError, match=r"^SYN_3: TimeoutError: slow$"):
         build_group(item, made, recipe)
 
 

@@ -133,7 +133,9 @@ def test_chunks_of_the_vocabulary_head_change_nothing(model: Any, monkeypatch: p
     assert (whole - pieces).norm() / whole.norm() <= 1e-5
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's use of transformers
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)  # peft's use of transformers
 def test_adapters_score_as_the_model_below_them_before_the_first_step(model: Any, tiny_model: Path) -> None:
     import torch
 

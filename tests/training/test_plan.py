@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,13 +13,11 @@ sources = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30)
 
 
 @given(sources=sources, epoch=st.integers(0, 5), seed=st.integers(0, 5))
-def test_order_is_a_permutation_with_the_groups_of_a_source_in_a_row(
-    sources: list[str], epoch: int, seed: int
-) -> None:
+def test_order_is_a_permutation_with_the_groups_of_a_source_in_a_row(sources: list[str], epoch: int, seed: int) -> None:
     ids = [f"{source}{number}" for number, source in enumerate(sources)]
     drawn = order(ids, sources, epoch, seed)
     assert sorted(drawn) == sorted(ids)
-    runs = [drawn[0][0], *(now[0] for before, now in zip(drawn, drawn[1:], strict=False) if before[0] != now[0])]
+    runs = [drawn[0][0], *(now[0] for before, now in pairwise(drawn) if before[0] != now[0])]
     assert len(runs) == len(set(sources))
 
 

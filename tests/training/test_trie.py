@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -49,7 +51,7 @@ def test_attention_looks_back_along_one_path_of_one_group(forest_of: list[Group]
         for ancestor in seen:
             assert not (forest.ancestors[ancestor] & ~forest.ancestors[node]).any()
     bounds = np.cumsum([0, *(len(_prefixes(group)) for group in forest_of)])
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in pairwise(bounds):
         assert not forest.ancestors[low:high, :low].any()
 
 
