@@ -111,7 +111,8 @@ def run(config: PipelineConfig, keep_ray: bool = False) -> Record:
     reported = report_config(config)
     report.run(reported)
     show(report.summary_table(reported))
-    say(f"  {steps / 'report' / 'report.html'}")
+    say(f"  {_how_measured(config)}")
+    say(f"  report: {steps / 'report' / 'report.html'}")
     _title(6, "endpoint: one prompt under two safety configurations")
     record = ask_endpoint(config, tuned)
     for preset, answer in record.results["answers"].items():
@@ -164,6 +165,17 @@ def training_config(config: PipelineConfig, model: str) -> TrainingConfig:
     settings = {name: getattr(config.training, name) for name in TrainingSettings.model_fields}
     data = (config.output / "groups",)
     return TrainingConfig(output=config.output / "train", model=model, data=data, ray=config.ray, **settings)
+
+
+def _how_measured(config: PipelineConfig) -> str:
+    """Which judge said so, and over how many cases."""
+    record = read_record(config.output / "tuned" / "prefill")
+    assert record is not None
+    counts = record.counts
+    return (
+        f"{counts['cases']} prefill cases of {counts['prompts']} prompts held out of training, "
+        f"{counts['unparsed']} unparsed; brackets are 95 % intervals; judge: {record.results['judge']}"
+    )
 
 
 def report_config(config: PipelineConfig) -> ReportConfig:

@@ -21,7 +21,7 @@ from trimtab.judging import JudgeConfig, RulesJudge, course_corrects
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import Generation, PlanRow, PrefillCase, Request, Verdict, make_id, read_rows, write_rows
 from trimtab.sources import SourceConfig, read_requests, split_requests
-from trimtab.stats import Estimate, clustered_mean, paired_difference
+from trimtab.stats import Estimate, clustered_mean, paired_difference, wilson
 
 STAGE = "evaluate prefill"
 
@@ -106,18 +106,25 @@ def judge_cases(cases: list[PrefillCase], made: list[Generation], judge: JudgeCo
 
 
 def summarize(verdicts: list[Verdict], config: PrefillConfig) -> dict[str, Any]:
-    """Corr@k for each k and the mean, with intervals clustered by prompt. Unparsed cases are not scored."""
+    """Corr@k for each k (Wilson intervals: one case a prompt) and the mean (interval clustered by prompt).
+
+    Unparsed cases are not scored.
+    """
     scored = [verdict for verdict in verdicts if verdict.verdict != "unparsed"]
     by_k = {k: [verdict for verdict in scored if verdict.group == str(k)] for k in config.ks}
     return {
-        "corr": {str(k): _share(rows).model_dump() for k, rows in by_k.items()},
-        "corr_mean": _share(scored).model_dump(),
+        "corr": {str(k): wilson(_num_yes(rows), len(rows)).model_dump() for k, rows in by_k.items()},
+        "corr_mean": _mean(scored).model_dump(),
         "judge": config.judge.description,
         "configuration": config.configuration,
     }
 
 
-def _share(verdicts: list[Verdict]) -> Estimate:
+def _num_yes(verdicts: list[Verdict]) -> int:
+    return sum(verdict.verdict == "yes" for verdict in verdicts)
+
+
+def _mean(verdicts: list[Verdict]) -> Estimate:
     values = [float(verdict.verdict == "yes") for verdict in verdicts]
     return clustered_mean(values, [verdict.request_id for verdict in verdicts])
 
