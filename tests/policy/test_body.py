@@ -32,7 +32,8 @@ def test_listed_fields_pass_unchanged() -> None:
     [
         "continue_final_message", "add_generation_prompt", "chat_template", "chat_template_kwargs", "echo",
         "logit_bias", "prompt_logprobs", "logprobs", "tools", "tool_choice", "functions", "response_format", "n",
-        "guided_json", "documents", "add_special_tokens", "mm_processor_kwargs", "kv_transfer_params", "extra_body", "system", "",
+        "guided_json",
+        "documents", "add_special_tokens", "mm_processor_kwargs", "kv_transfer_params", "extra_body", "system", "",
     ],
 )  # fmt: skip
 def test_other_fields_do_not_pass(field: str) -> None:

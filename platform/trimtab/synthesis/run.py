@@ -84,7 +84,7 @@ def _synthesize(
         raise InputError("data", recipe.source.path, f"none of {len(training)} training requests passes the filter",
                          f"lower recipe.min_words ({recipe.min_words}) or give longer responses")  # fmt: skip
     plan = [row for item in drafts for row in plan_rows(item, recipe)]
-    say(f"  {len(drafts)} requests -> {len(plan)} generations ({len(training) - len(kept)} requests filtered out)")
+    say(f"  {len(drafts)} of {len(training)} training requests -> {len(plan)} generations")
     cluster.connect(config.ray)
     made = {row.id: row for row in generate(plan, output, model, config.engine, "generations")}
     groups, failed = _groups(drafts, made, recipe)
