@@ -176,6 +176,8 @@ def _only_writer(output: Path) -> Iterator[None]:
         lock.release()
         with contextlib.suppress(OSError):
             (output / LOCK).unlink(missing_ok=True)
+            if [entry.name for entry in output.iterdir()] == [RECIPE]:  # the work failed before it wrote anything
+                (output / RECIPE).unlink()
             if made and not any(output.iterdir()):
                 output.rmdir()
 
@@ -185,6 +187,8 @@ def disk_errors_are_input_errors(path: Path) -> Iterator[None]:
     """Turn a full disk, however deep it was noticed, and a folder that can't be written into one line with a remedy."""
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:
         number = _disk_errno(error)
         if number is None:

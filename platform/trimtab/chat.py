@@ -70,6 +70,10 @@ class Chat:
         Raises:
             InputError: naming the field and the token.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(field, ascii(text), "is not valid Unicode text", "remove the lone surrogates") from error
         found = self.control_tokens(text)
         if found:
             raise InputError(field, found[0], "is a control token of this model", "remove it from the text")

@@ -15,6 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 AnyConfig = TypeVar("AnyConfig", bound="Config")
 
 
+# Names of variants in pydantic's error locations: no part of a key.
+VARIANTS = frozenset({"vllm", "openai", "course_correction", "imported", "rules"})
+
+
 class InputError(ValueError):
     """Something the user gave can't be used. One line: field, value, problem, remedy. Exit code 2."""
 
@@ -118,8 +122,9 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
 
 
 def _first_problem(cls: type[Config], error: ValidationError, path: Path | None) -> InputError:
-    problem = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in problem["loc"]) or cls.__name__
+    problems = error.errors(include_url=False)
+    problem = next((item for item in problems if item["type"] == "extra_forbidden"), problems[0])
+    field = ".".join(str(part) for part in problem["loc"] if part not in VARIANTS) or cls.__name__
     where = f" (in {path})" if path else ""
     if problem["type"] == "extra_forbidden":
         near = _near_names(cls, problem["loc"])

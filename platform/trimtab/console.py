@@ -28,7 +28,7 @@ def _console() -> Console:
     if _terminal is None:
         from rich.console import Console
 
-        _terminal = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        _terminal = Console(highlight=False, soft_wrap=True)
     return _terminal
 
 
@@ -46,12 +46,13 @@ def show(table: Table) -> None:
 def quiet(log: Path) -> Iterator[None]:
     """Send everything but our own lines to ``log`` (appended) until the block ends; an empty log is removed."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(log, "ab", buffering=0) as sink, _redirected(sink.fileno()):
-            yield
-    finally:
-        if log.stat().st_size == 0:
-            log.unlink()
+    with open(log, "ab", buffering=0) as sink:
+        try:
+            with _redirected(sink.fileno()):
+                yield
+        finally:
+            if os.fstat(sink.fileno()).st_size == 0:
+                log.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -5,14 +5,17 @@ Just calls of the stages, each skipped when its record exists with the same fing
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from trimtab import cluster, models
-from trimtab.artifacts import Outcome, Record, read_record, run_stage
+from trimtab.artifacts import Outcome, Record, read_record, run_stage, write_text
 from trimtab.cluster import RayConfig
 from trimtab.config import Config, placement
 from trimtab.console import say, show
@@ -95,36 +98,53 @@ def run(config: PipelineConfig, keep_ray: bool = False) -> Record:
     Returns:
         The record of the last step, the endpoint's answers.
     """
-    started = time.monotonic()
     base = prepare(config)
-    steps = config.output
-    _title(1, "base model: Corr@k, S0 and S1, benign chat")
-    measure(config, base, steps / "base", None)
-    _title(2, "synthesis: ranked groups and their flips")
-    synthesis.run(synthesis_config(config, base))
-    _title(3, "training: DPO on token tries, harmless and uncensored at once")
-    training.run(training_config(config, base))
-    _title(4, "tuned model: the same measurements")
-    tuned = str(steps / "train" / "model")
-    measure(config, tuned, steps / "tuned", steps / "base" / "retention")
-    _title(5, "report")
+    tuned = str(config.output / "train" / "model")
+    with _step(config, 1, "base model: Corr@k, S0 and S1, benign chat"):
+        measure(config, base, config.output / "base", None)
+    with _step(config, 2, "synthesis: ranked groups and their flips"):
+        synthesis.run(synthesis_config(config, base))
+    with _step(config, 3, "training: DPO on token tries, harmless and uncensored at once"):
+        training.run(training_config(config, base))
+    with _step(config, 4, "tuned model: the same measurements"):
+        measure(config, tuned, config.output / "tuned", config.output / "base" / "retention")
+    with _step(config, 5, "report"):
+        _report(config)
+    with _step(config, 6, "endpoint: one prompt under two safety configurations"):
+        record = ask_endpoint(config, tuned)
+    if not keep_ray:
+        cluster.disconnect()
+    say(f"done in {sum(step_seconds(config.output).values()):.0f} s of work; everything is in {config.output}")
+    return record
+
+
+@contextlib.contextmanager
+def _step(config: PipelineConfig, number: int, title: str) -> Iterator[None]:
+    """Announce a step and add its time, over all runs, to ``seconds.json``."""
+    say(f"[{number}/6] {title}")
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        taken = time.monotonic() - started
+        if taken >= 1 and config.output.is_dir():
+            seconds = step_seconds(config.output)
+            seconds[str(number)] = round(seconds.get(str(number), 0) + taken, 1)
+            write_text(config.output / "seconds.json", json.dumps(seconds))
+
+
+def step_seconds(output: Path) -> dict[str, float]:
+    """Wall seconds spent on each step of a pipeline's folder, by its number."""
+    path = output / "seconds.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _report(config: PipelineConfig) -> None:
     reported = report_config(config)
     report.run(reported)
     show(report.summary_table(reported))
     say(f"  {_how_measured(config)}")
-    say(f"  report: {steps / 'report' / 'report.html'}")
-    _title(6, "endpoint: one prompt under two safety configurations")
-    record = ask_endpoint(config, tuned)
-    for preset, answer in record.results["answers"].items():
-        say(f"  safety={preset}: {' '.join(answer.split())}")
-    if not keep_ray:
-        cluster.disconnect()
-    say(f"done in {time.monotonic() - started:.0f} s; everything is in {steps}")
-    return record
-
-
-def _title(number: int, text: str) -> None:
-    say(f"[{number}/6] {text}")
+    say(f"  report: {config.output / 'report' / 'report.html'}")
 
 
 def prepare(config: PipelineConfig) -> str:
@@ -213,6 +233,8 @@ def ask_endpoint(config: PipelineConfig, model: str) -> Record:
 
     record = run_stage("ask endpoint", asked.output, asked, {"model": models.fingerprint(Path(model))}, work)
     say(f"  prompt: {asked.prompt}")
+    for preset, answer in record.results["answers"].items():
+        say(f"  safety={preset}: {' '.join(answer.split())}")
     return record
 
 

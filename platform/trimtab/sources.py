@@ -58,7 +58,7 @@ def read_requests(config: SourceConfig) -> tuple[list[Request], list[Quarantined
     for number, row in rows:
         reason = _problem(row)
         if reason:
-            bad.append(Quarantined(source_row=number, reason=reason, content=json.dumps(row, ensure_ascii=False)[:500]))
+            bad.append(Quarantined(source_row=number, reason=reason, content=json.dumps(row)[:500]))
         elif (request := _to_request(number, row)) is not None:
             requests.append(request)
     refuse_too_many_bad("data", config.path, bad, len(rows), config.max_bad_share)
@@ -85,9 +85,21 @@ def _problem(row: Any) -> str | None:
             return f"field {field} is missing"
         if type(row[field]) is not kind:
             return f"field {field} is {type(row[field]).__name__}, not {kind.__name__}"
+    for field in ("prompt", "response_0", "response_1"):
+        if not row[field].isascii() and not _is_unicode(row[field]):
+            return f"field {field} is not valid Unicode text"
     if not row["prompt"].strip():
         return "field prompt is empty"
     return None
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be encoded: JSON can hold lone surrogates, which nothing else takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _to_request(number: int, row: dict[str, Any]) -> Request | None:
@@ -122,7 +134,7 @@ def read_json_rows(field: str, path: Path) -> Iterator[Any]:
     if path.suffix == ".json":
         yield from _json_list(field, path, text)
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield _json_line(field, path, number, line)
 
@@ -130,17 +142,17 @@ def read_json_rows(field: str, path: Path) -> Iterator[Any]:
 def _json_line(field: str, path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         if number == 1:
-            raise InputError(field, path, f"line 1 is not JSON ({error.msg})", "give a JSON Lines file") from error
+            raise InputError(field, path, f"line 1 is not JSON ({error})", "give a JSON Lines file") from error
         return line
 
 
 def _json_list(field: str, path: Path, text: str) -> list[Any]:
     try:
         rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(field, path, f"is not JSON ({error.msg}, line {error.lineno})", "mend the file") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(field, path, f"is not JSON ({error})", "mend the file") from error
     if not isinstance(rows, list) or not rows:
         raise InputError(field, path, "is not a list of rows", "give a JSON list or a JSON Lines file")
     return rows

@@ -42,39 +42,64 @@ def wilson(num_yes: int, n: int) -> Estimate:
     return Estimate(value=num_yes / n, low=float(low), high=float(high), n=n)
 
 
-def clustered_mean(values: Sequence[float], clusters: Sequence[str], seed: int = 0) -> Estimate:
+def clustered_mean(
+    values: Sequence[float], clusters: Sequence[str], groups: Sequence[str] | None = None, seed: int = 0
+) -> Estimate:
     """Mean with a bootstrap interval that resamples whole clusters (prompts), cases of one prompt being alike.
 
     Args:
         values: one number a case, shape ``[n]``.
         clusters: the cluster (prompt) of each case, shape ``[n]``.
+        groups: where given, the mean is that of the groups' means (Corr_mean: of the k), shape ``[n]``.
     """
     from scipy.stats import bootstrap
 
     if not values:
         return EMPTY
-    sums, counts = _by_cluster(values, clusters)
-    mean = float(sums.sum() / counts.sum())
-    if len(sums) == 1:
+    sums, counts = _by_cluster(values, clusters, groups or [""] * len(values))
+    num_clusters = sums.shape[1]
+    mean = float(_group_mean(*sums, *counts, axis=-1))
+    if num_clusters == 1:
         return Estimate(value=mean, low=None, high=None, n=len(values), num_clusters=1)
-    if np.ptp(sums / counts) == 0:
-        return Estimate(value=mean, low=mean, high=mean, n=len(values), num_clusters=len(sums))
+    if np.ptp(values) == 0:
+        return Estimate(value=mean, low=mean, high=mean, n=len(values), num_clusters=num_clusters)
     result = bootstrap(
-        (sums, counts), lambda s, c, axis: s.sum(axis) / c.sum(axis), paired=True, vectorized=True,
-        n_resamples=NUM_RESAMPLES, confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(seed),
+        (*sums, *counts), _group_mean, paired=True, vectorized=True, n_resamples=NUM_RESAMPLES,
+        confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(seed),
     )  # fmt: skip
     low, high = (float(bound) for bound in result.confidence_interval)
-    return Estimate(value=mean, low=low, high=high, n=len(values), num_clusters=len(sums))
+    return Estimate(value=mean, low=low, high=high, n=len(values), num_clusters=num_clusters)
 
 
 def paired_difference(
-    before: dict[str, float], after: dict[str, float], cluster_of: dict[str, str], seed: int = 0
+    before: dict[str, float],
+    after: dict[str, float],
+    cluster_of: dict[str, str],
+    group_of: dict[str, str] | None = None,
+    seed: int = 0,
 ) -> Estimate:
-    """Mean of ``after − before`` over the cases that both scored, with an interval clustered by prompt."""
+    """Mean of ``after − before`` over the cases that both scored, as ``clustered_mean`` takes it."""
     shared = sorted(before.keys() & after.keys())
-    return clustered_mean([after[i] - before[i] for i in shared], [cluster_of[i] for i in shared], seed)
+    groups = [group_of[i] for i in shared] if group_of else None
+    return clustered_mean([after[i] - before[i] for i in shared], [cluster_of[i] for i in shared], groups, seed)
 
 
-def _by_cluster(values: Sequence[float], clusters: Sequence[str]) -> tuple[Any, Any]:
-    _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    return np.bincount(index, weights=np.asarray(values, dtype=float)), np.bincount(index).astype(float)
+def _by_cluster(values: Sequence[float], clusters: Sequence[str], groups: Sequence[str]) -> tuple[Any, Any]:
+    """Sums and counts by group and cluster, each of shape ``[groups, clusters]``."""
+    names, column = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    kinds, row = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    shape = (len(kinds), len(names))
+    sums, counts = np.zeros(shape), np.zeros(shape)
+    np.add.at(sums, (row, column), np.asarray(values, dtype=float))
+    np.add.at(counts, (row, column), 1.0)
+    return sums, counts
+
+
+def _group_mean(*sums_and_counts: Any, axis: int = -1) -> Any:
+    """Mean over groups of sum ÷ count over clusters; a group that a resample left empty is left out."""
+    half = len(sums_and_counts) // 2
+    sums = np.stack([part.sum(axis) for part in sums_and_counts[:half]])
+    counts = np.stack([part.sum(axis) for part in sums_and_counts[half:]])
+    filled = counts > 0
+    means = np.divide(sums, counts, out=np.zeros_like(sums), where=filled)
+    return means.sum(0) / filled.sum(0)

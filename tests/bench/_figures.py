@@ -44,11 +44,6 @@ def _interval(estimate: Any) -> dict[str, Any]:
     return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
 
 
-def stage_seconds(output: Path) -> dict[str, float]:
-    """Wall seconds of each stage, from its record."""
-    return {stage: record_of(output / stage).timings_s["total"] for stage in STAGES}
-
-
 def stage_counts(output: Path) -> dict[str, dict[str, int]]:
     """Counts of each stage, from its record."""
     return {stage: record_of(output / stage).counts for stage in STAGES}

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.bench._figures import pipeline_figures, stage_counts, stage_seconds
+from tests.bench._figures import pipeline_figures, stage_counts
 from trimtab import pipeline
 from trimtab.config import load
 from trimtab.console import quiet
@@ -25,5 +25,5 @@ def run(overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]
             pipeline.run(config)
         figures = {"wall_s": round(time.monotonic() - started, 1), **pipeline_figures(output)}
         settings = {"config": config.model_dump(mode="json", exclude={"output", "data"}), "judge": "rules-1",
-                    "stage_seconds": stage_seconds(output), "counts": stage_counts(output)}  # fmt: skip
+                    "step_seconds": pipeline.step_seconds(output), "counts": stage_counts(output)}  # fmt: skip
         return figures, settings

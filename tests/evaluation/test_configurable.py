@@ -108,5 +108,5 @@ def test_runs_are_compared_prompt_by_prompt(tmp_path: Path) -> None:
     for name, verdicts in sides.items():
         write_rows(tmp_path / name / "verdicts.parquet", Verdict, verdicts[:: 1 if name == "before" else -1])
     difference = compare(tmp_path / "before", tmp_path / "after", CONFIG)
-    assert (difference.value, difference.n, difference.num_clusters) == (pytest.approx(4 / 7), 7, 4)
+    assert (difference.value, difference.n, difference.num_clusters) == (pytest.approx(0.5), 7, 4)
     assert compare(tmp_path / "after", tmp_path / "after", CONFIG).value == 0

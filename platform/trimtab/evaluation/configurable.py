@@ -95,7 +95,7 @@ def summarize(verdicts: list[Verdict], config: ConfigurableConfig) -> dict[str, 
              for preset in (config.uncensored, config.harmless)}  # fmt: skip
     s0, s1 = (wilson(int(sum(side)), len(side)) for side in sides.values())
     prompt_of = {row.id: row.request_id for row in verdicts}
-    both = clustered_mean(list(values.values()), [prompt_of[i] for i in values])
+    both = clustered_mean(list(values.values()), [prompt_of[i] for i in values], [group_of[i] for i in values])
     return {
         "s0": s0.model_dump(), "s1": s1.model_dump(), "s0_plus_s1": double(both).model_dump(),
         "judge": config.judge.description, "pair": [config.uncensored, config.harmless],
@@ -103,7 +103,7 @@ def summarize(verdicts: list[Verdict], config: ConfigurableConfig) -> dict[str, 
 
 
 def double(mean: Estimate) -> Estimate:
-    """S0 + S1 is twice the mean of 'followed' when both sides have the same prompts."""
+    """S0 + S1 from the mean of the two."""
     if mean.value is None:
         return EMPTY
     scaled = {name: None if v is None else 2 * v for name, v in
@@ -115,4 +115,5 @@ def compare(before: Path, after: Path, config: ConfigurableConfig) -> Estimate:
     """Paired difference of S0 + S1 (after − before) over the same prompts, clustered by prompt."""
     sides = [read_rows(folder / "verdicts.parquet", Verdict) for folder in (before, after)]
     prompt_of = {row.id: row.request_id for row in sides[0]}
-    return double(paired_difference(followed(sides[0], config), followed(sides[1], config), prompt_of))
+    group_of = {row.id: row.group for row in sides[0]}
+    return double(paired_difference(followed(sides[0], config), followed(sides[1], config), prompt_of, group_of))

@@ -126,7 +126,7 @@ def _num_yes(verdicts: list[Verdict]) -> int:
 
 def _mean(verdicts: list[Verdict]) -> Estimate:
     values = [float(verdict.verdict == "yes") for verdict in verdicts]
-    return clustered_mean(values, [verdict.request_id for verdict in verdicts])
+    return clustered_mean(values, [v.request_id for v in verdicts], [v.group for v in verdicts])
 
 
 def _counts(cases: list[PrefillCase], made: list[Generation], verdicts: list[Verdict]) -> dict[str, int]:
@@ -151,7 +151,8 @@ def compare(before: Path, after: Path) -> Estimate:
     values = [{i: float(v.verdict == "yes") for i, v in side.items()} for side in rows]
     if not values[0].keys() & values[1].keys():
         raise InputError("runs", after, f"shares no case with {before}", "measure both on the same source and seed")
-    return paired_difference(values[0], values[1], cluster_of)
+    group_of = {verdict.id: verdict.group for verdict in rows[0].values()}
+    return paired_difference(values[0], values[1], cluster_of, group_of)
 
 
 def _scored(folder: Path) -> dict[str, Verdict]:

@@ -7,6 +7,7 @@ a configuration (``continue_final_message``, ``chat_template``, ``logit_bias``, 
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import Any, NoReturn
 
 from trimtab.chat import Chat
@@ -31,7 +32,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_BODY_BYTES:
         raise InputError("body", f"{len(raw)} bytes", "is too large", f"send at most {MAX_BODY_BYTES}")
     try:
-        body = json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant)
+        body = json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
@@ -57,6 +58,11 @@ def _no_constant(name: str) -> NoReturn:
     raise InputError("body", name, "is no JSON number", "send a finite number")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if isfinite(number) else _no_constant(text)
+
+
 def rewrite(body: dict[str, Any], chat: Chat) -> tuple[dict[str, Any], SafetyConfig]:
     """The body for the engine: exactly one system turn, ours, then the caller's turns, a user turn last.
 
@@ -68,6 +74,7 @@ def rewrite(body: dict[str, Any], chat: Chat) -> tuple[dict[str, Any], SafetyCon
     for name in ("max_tokens", "max_completion_tokens"):
         _check_limit(name, body.get(name))
     chat.refuse_control_tokens("safety.persona", safety.persona or "")
+    chat.refuse_control_tokens("safety", safety.render())
     kept = {name: value for name, value in body.items() if name != "safety"}
     return kept | {"messages": _under(safety, messages, chat)}, safety
 

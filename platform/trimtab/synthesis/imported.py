@@ -44,7 +44,7 @@ def read_groups(recipe: ImportedRecipe) -> tuple[list[RankedGroup], list[Quarant
             groups[group.id] = group
         except ValueError as error:
             reason = str(error).splitlines()[-1] if "validation error" not in str(error) else _reason(error)
-            bad.append(Quarantined(source_row=number, reason=reason, content=json.dumps(row, ensure_ascii=False)[:500]))
+            bad.append(Quarantined(source_row=number, reason=reason, content=json.dumps(row)[:500]))
     refuse_too_many_bad("data", recipe.data, bad, len(rows), recipe.max_bad_share)
     if not groups:
         raise InputError("data", recipe.data, "has no usable row", f"give rows with {', '.join(FIELDS)}")
