@@ -46,6 +46,8 @@ class TrainingSettings(Config):
     """Peak learning rate."""
     likelihood_weight: float = Field(1.0, ge=0)
     """Weight of the likelihood term on the demonstrations."""
+    likelihood_tokens: int | None = Field(None, ge=1)
+    """Only the first so many tokens of each demonstration."""
     num_train_epochs: float = Field(1, gt=0)
     """Passes over the groups."""
     groups_per_step: int = Field(4, ge=1)

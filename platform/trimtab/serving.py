@@ -52,6 +52,7 @@ def build_app(config: ServeConfig) -> Any:
         InputError: the model can't be used.
     """
     from ray import serve
+    from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
     from ray.serve.llm import build_llm_deployment
     from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
@@ -61,7 +62,7 @@ def build_app(config: ServeConfig) -> Any:
     engine = _llm_config(config, str(folder))
     options = {"max_ongoing_requests": 1000, "ray_actor_options": {"num_cpus": 0.1}}
     return serve.deployment(ingress, **options).bind(
-        llm_deployments={config.name: build_llm_deployment(engine)}, model_cards={config.name: _card(config.name)}
+        llm_deployments={config.name: build_llm_deployment(engine)}, model_cards={config.name: to_model_metadata(config.name, engine)}
     )
 
 
@@ -83,12 +84,6 @@ def _fastapi(folder: str) -> Any:
 def gate_for_folder(app: Any, folder: str) -> Gate:
     """The gate with the model's own tokenizer, built in the replica."""
     return Gate(app, Chat.from_folder(folder))
-
-
-def _card(name: str) -> Any:
-    from ray.serve.llm.openai_api_models import ModelCard
-
-    return ModelCard(id=name, object="model", owned_by="trimtab", permission=[], metadata={})
 
 
 def _llm_config(config: ServeConfig, folder: str) -> Any:

@@ -39,6 +39,8 @@ class TrainingConfig(Config):
     """Share of preferences taken to be wrong (conservative DPO)."""
     likelihood_weight: float = Field(0.0, ge=0)
     """Weight of the mean negative log-likelihood per token of a group's demonstrations, without their given start."""
+    likelihood_tokens: int | None = Field(None, ge=1)
+    """Only the first so many tokens of each demonstration, where the model turns; none: all of it."""
     learning_rate: float = Field(5e-6, gt=0)
     """Peak learning rate of AdamW."""
     lr_scheduler_type: str = "cosine"

@@ -56,7 +56,8 @@ class RankedTrainer(Trainer):
         reference = torch.tensor(self.reference[group.id], dtype=policy.dtype, device=policy.device)
         dpo, margins = ranked_dpo_loss(policy, reference, self.config.beta, self.config.label_smoothing)
         demonstrations = zip(places[: group.num_demonstrations], group.learn_from, strict=False)
-        nll = -torch.cat([log_probs[place[start:]] for place, start in demonstrations]).mean()
+        length = self.config.likelihood_tokens
+        nll = -torch.cat([log_probs[place[start:][:length]] for place, start in demonstrations]).mean()
         for name, value in (("dpo_loss", dpo), ("nll", nll), ("accuracy", (margins > 0).float().mean()),
                             ("margin", margins.mean())):  # fmt: skip
             self.seen[name].append(float(value.detach()))
