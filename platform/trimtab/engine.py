@@ -48,7 +48,7 @@ class VLLMEngine(Config):
     """Longest prompt and answer together, in tokens."""
     block_size: int = placement(32, ge=16)
     """KV-cache block in tokens; small blocks let short shared prefixes hit the cache (a multiple of 32 on CPU)."""
-    kv_cache_gib: float = placement(2, gt=0)
+    kv_cache_gib: int = placement(2, ge=1)
     """CPU only: memory of the KV cache."""
     max_num_seqs: int = placement(128, ge=1)
     """Sequences decoded together."""
@@ -206,7 +206,7 @@ def engine_env(engine: VLLMEngine) -> dict[str, str]:
     if engine.accelerators:
         return env
     cores = len(os.sched_getaffinity(0))
-    env["VLLM_CPU_KVCACHE_SPACE"] = f"{engine.kv_cache_gib:g}"
+    env["VLLM_CPU_KVCACHE_SPACE"] = str(engine.kv_cache_gib)
     if engine.num_actors == 1:
         env["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{cores - 1}" if cores > 1 else "0"
     else:

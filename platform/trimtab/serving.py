@@ -58,15 +58,16 @@ def build_app(config: ServeConfig) -> Any:
 
     folder = models.resolve(config.model)
     routes = {"models": lambda app: app.get(MODELS), "chat": lambda app: app.post(CHAT)}
-    ingress = make_fastapi_ingress(OpenAiIngress, endpoint_map=routes, app=_fastapi(str(folder)))
+    ingress = make_fastapi_ingress(OpenAiIngress, endpoint_map=routes, app=_fastapi(str(folder), config.name))
     engine = _llm_config(config, str(folder))
     options = {"max_ongoing_requests": 1000, "ray_actor_options": {"num_cpus": 0.1}}
     return serve.deployment(ingress, **options).bind(
-        llm_deployments={config.name: build_llm_deployment(engine)}, model_cards={config.name: to_model_metadata(config.name, engine)}
+        llm_deployments={config.name: build_llm_deployment(engine)},
+        model_cards={config.name: to_model_metadata(config.name, engine)},
     )
 
 
-def _fastapi(folder: str) -> Any:
+def _fastapi(folder: str, model: str) -> Any:
     """The ingress's web app: Ray's request ids and OpenAI-format errors, our gate outermost, nothing else."""
     from fastapi import FastAPI
     from ray.llm._internal.serve.core.ingress.middleware import (
@@ -77,13 +78,13 @@ def _fastapi(folder: str) -> Any:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_exception_handling_middleware(app)
     app.add_middleware(SetRequestIdMiddleware)
-    app.add_middleware(gate_for_folder, folder=folder)
+    app.add_middleware(gate_for_folder, folder=folder, model=model)
     return app
 
 
-def gate_for_folder(app: Any, folder: str) -> Gate:
+def gate_for_folder(app: Any, folder: str, model: str) -> Gate:
     """The gate with the model's own tokenizer, built in the replica."""
-    return Gate(app, Chat.from_folder(folder))
+    return Gate(app, Chat.from_folder(folder), model)
 
 
 def _llm_config(config: ServeConfig, folder: str) -> Any:

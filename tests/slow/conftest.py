@@ -11,6 +11,14 @@ from typing import Any
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Warnings of Ray, vLLM and their kin are theirs; ours stay errors."""
+    for item in items:
+        if "slow" in item.path.parts:
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+            item.add_marker(pytest.mark.filterwarnings(r"error:::trimtab\..*"))
+
+
 @pytest.fixture(scope="session")
 def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A local Ray that ends with the session."""

@@ -69,7 +69,7 @@ def test_killed_synthesis_goes_on_and_loses_and_doubles_nothing(
     arguments = ["synthesize"]
     for item in (f"output={output}", f"model={tiny_model}", f"recipe.source.data={small_source}",
                  "recipe.source.num_evaluation_prompts=4", "recipe.max_tokens=200", "engine.max_num_seqs=4",
-                 "engine.kv_cache_gib=0.5", "engine.rows_per_batch=4", f"ray.temp_dir={ray_folder}"):  # fmt: skip
+                 "engine.kv_cache_gib=1", "engine.rows_per_batch=4", f"ray.temp_dir={ray_folder}"):  # fmt: skip
         arguments += ["--set", item]
     _kill_when(_start(arguments), lambda: len(list((output / "generations").glob("*.parquet"))) >= 2)
     assert read_record(output) is None

@@ -26,9 +26,11 @@ PASSED_HEADERS = (b"accept", b"host", b"x-request-id", b"traceparent")
 class Gate:
     """Lets the two routes and the listed body fields through, and sets the system turn of each request."""
 
-    def __init__(self, app: App, chat: Chat) -> None:
+    def __init__(self, app: App, chat: Chat, model: str | None = None) -> None:
         self.app = app
         self.chat = chat
+        self.model = model
+        """The one model name that is served; none: the app behind decides."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -50,6 +52,9 @@ class Gate:
             if raw is None:
                 return
             body, safety = rewrite(parse_body(raw), self.chat)
+            if self.model is not None and body.get("model", self.model) != self.model:
+                await _refuse(send, 404, f"model: no model {str(body['model'])[:80]!r}; use {self.model}", "model")
+                return
         except InputError as error:
             await _refuse(send, 400, str(error), str(error).split(":", 1)[0])
             return
