@@ -135,10 +135,10 @@ def _run(folder: Path, model: Path | None, engine: EngineConfig) -> None:
     context.enable_progress_bars = False
     context.actor_init_retry_on_errors = True
     try:
-        rows = ray.data.read_parquet(str(folder / "plan.parquet"), ray_remote_args=LIGHT_CPUS, concurrency=LIGHT_TASKS)
+        rows = ray.data.read_parquet(str(folder / "plan.parquet"), **LIGHT)
         rows = rows.repartition(target_num_rows_per_block=engine.rows_per_batch)
         if isinstance(engine, VLLMEngine):
-            rows = _vllm(engine, _required(model))(rows)
+            rows = _vllm(engine, _required(model))(rows).map(_to_generation, **LIGHT)
         else:
             rows = rows.map_batches(
                 _EndpointCaller, fn_constructor_args=(engine,), batch_size=engine.rows_per_batch,
@@ -172,7 +172,7 @@ def _vllm(engine: VLLMEngine, model: Path) -> Any:
         chat_template_stage=False, tokenize_stage=False, detokenize_stage=False,
     )  # fmt: skip
     return build_processor(
-        config, preprocess=partial(_to_engine_row, str(model)), postprocess=_to_generation,
+        config, preprocess=partial(_to_engine_row, str(model)), 
         preprocess_map_kwargs=LIGHT, postprocess_map_kwargs=LIGHT,
     )  # fmt: skip
 
