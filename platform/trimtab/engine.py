@@ -172,7 +172,7 @@ def _vllm(engine: VLLMEngine, model: Path) -> Any:
         chat_template_stage=False, tokenize_stage=False, detokenize_stage=False,
     )  # fmt: skip
     return build_processor(
-        config, preprocess=partial(_to_engine_row, str(model)), 
+        config, preprocess=partial(_to_engine_row, str(model)),
         preprocess_map_kwargs=LIGHT, postprocess_map_kwargs=LIGHT,
     )  # fmt: skip
 
