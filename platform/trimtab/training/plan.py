@@ -1,8 +1,7 @@
 """The seeded order of groups: a group and its flip stand side by side, in one optimizer step.
 
-A flip asks for the opposite ranking of the same responses. What a group and its flip have in common
-cancels in a shared step, and only what depends on the system prompt is learned; in separate steps the
-model is thrown back and forth.
+A flip asks for the opposite ranking of the same responses. In a shared step what the two have in common
+should cancel, leaving what depends on the system prompt. The gain over random order is not measured yet.
 """
 
 from __future__ import annotations
