@@ -109,7 +109,7 @@ def run_stage(
         InputError: another recipe or another writer holds the folder, or the disk is full.
     """
     recipe = {"stage": stage, "recipe": config.identity(), "inputs": inputs}
-    print_ = _digest(recipe)
+    print_ = fingerprint(stage, config, inputs)
     done = read_record(output)
     if done is not None and done.fingerprint == print_:
         say(f"  already done: {output} ({print_}, {done.created[:16]})")

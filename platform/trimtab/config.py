@@ -15,10 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 AnyConfig = TypeVar("AnyConfig", bound="Config")
 
 
-# Names of variants in pydantic's error locations: no part of a key.
-VARIANTS = frozenset({"vllm", "openai", "course_correction", "imported", "rules"})
-
-
 class InputError(ValueError):
     """Something the user gave can't be used. One line: field, value, problem, remedy. Exit code 2."""
 
@@ -124,7 +120,7 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
 def _first_problem(cls: type[Config], error: ValidationError, path: Path | None) -> InputError:
     problems = error.errors(include_url=False)
     problem = next((item for item in problems if item["type"] == "extra_forbidden"), problems[0])
-    field = ".".join(str(part) for part in problem["loc"] if part not in VARIANTS) or cls.__name__
+    field = ".".join(str(part) for part in problem["loc"] if part not in _variants(cls)) or cls.__name__
     where = f" (in {path})" if path else ""
     if problem["type"] == "extra_forbidden":
         near = _near_names(cls, problem["loc"])
@@ -140,6 +136,11 @@ def _near_names(cls: type[Config], loc: tuple[int | str, ...]) -> str:
     names = {name for config in _config_classes(cls) for name in config.model_fields}
     close = get_close_matches(str(loc[-1]), names, n=1)
     return f"did you mean {close[0]}?" if close else ""
+
+
+def _variants(cls: type[Config]) -> set[Any]:
+    """Values of ``type`` below a class: pydantic puts them into a problem's location, the user's key has none."""
+    return {config.model_fields["type"].default for config in _config_classes(cls) if "type" in config.model_fields}
 
 
 def _config_classes(cls: type[Config]) -> list[type[Config]]:

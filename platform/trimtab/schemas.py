@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 AnyRow = TypeVar("AnyRow", bound="Row")
 
@@ -31,6 +31,11 @@ class Row(BaseModel):
     """Base of the rows: frozen, no unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def reason_of(error: ValueError) -> str:
+    """One line on why a row can't be used."""
+    return str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
 
 
 class Request(Row):

@@ -184,14 +184,15 @@ def split_requests(requests: list[Request], config: SourceConfig) -> tuple[list[
         clusters.setdefault(label, []).append(request)
     drawn = sorted(clusters.values(), key=lambda members: min(_draw(r.prompt, config.split_seed) for r in members))
     held: set[str] = set()
+    prompts: set[str] = set()
     for members in drawn:
-        if len({normalize(r.prompt) for r in requests if r.id in held}) >= config.num_evaluation_prompts:
+        if len(prompts) >= config.num_evaluation_prompts:
             break
         held.update(request.id for request in members)
+        prompts.update(normalize(request.prompt) for request in members)
     evaluation = [request for request in requests if request.id in held]
     training = [request for request in requests if request.id not in held]
-    num_prompts = len({normalize(r.prompt) for r in evaluation})
-    if num_prompts < config.num_evaluation_prompts or not training:
+    if len(prompts) < config.num_evaluation_prompts or not training:
         problem = f"{len(clusters)} distinct prompts cannot hold out {config.num_evaluation_prompts} and leave any"
         raise InputError("num_evaluation_prompts", config.num_evaluation_prompts, problem, "lower it or add rows")
     return training, evaluation

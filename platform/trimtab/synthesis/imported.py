@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trimtab.config import Config, InputError
-from trimtab.schemas import Quarantined, RankedGroup, Response, make_id
+from trimtab.schemas import Quarantined, RankedGroup, Response, make_id, reason_of
 from trimtab.sources import read_json_rows, refuse_too_many_bad
 
 FIELDS = ("system", "prompt", "chosen", "rejected")
@@ -43,7 +43,7 @@ def read_groups(recipe: ImportedRecipe) -> tuple[list[RankedGroup], list[Quarant
                 raise ValueError(f"is equal to an earlier row with prompt {group.prompt[:40]!r}")
             groups[group.id] = group
         except ValueError as error:
-            reason = str(error).splitlines()[-1] if "validation error" not in str(error) else _reason(error)
+            reason = reason_of(error)
             bad.append(Quarantined(source_row=number, reason=reason, content=json.dumps(row)[:500]))
     refuse_too_many_bad("data", recipe.data, bad, len(rows), recipe.max_bad_share)
     if not groups:
@@ -63,9 +63,3 @@ def _to_group(row: Any) -> RankedGroup:
         configuration=str(row.get("task") or "imported"), system=system or None, prompt=prompt,
         responses=(Response(role="chosen", text=chosen), Response(role="rejected", text=rejected)),
     )  # fmt: skip
-
-
-def _reason(error: ValueError) -> str:
-    from pydantic import ValidationError
-
-    return error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)

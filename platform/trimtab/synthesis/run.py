@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from trimtab import cluster, models
 from trimtab.artifacts import Outcome, Record, file_fingerprint, run_stage
@@ -15,7 +15,7 @@ from trimtab.config import Config, InputError, placement
 from trimtab.console import say
 from trimtab.engine import EngineConfig, VLLMEngine, generate
 from trimtab.safety import SafetyConfig
-from trimtab.schemas import Generation, Quarantined, RankedGroup, Request, write_rows
+from trimtab.schemas import Generation, Quarantined, RankedGroup, Request, reason_of, write_rows
 from trimtab.sources import read_requests, refuse_too_many_bad, split_requests
 from trimtab.synthesis.imported import ImportedRecipe, read_groups
 from trimtab.synthesis.recipe import CourseCorrectionRecipe, Draft, build_group, draft, generation_id, keep, plan_rows
@@ -127,8 +127,7 @@ def _groups(
 
 
 def _quarantine(request: Request, error: ValueError) -> Quarantined:
-    reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-    return Quarantined(source_row=request.source_row, reason=reason, content=request.prompt[:500])
+    return Quarantined(source_row=request.source_row, reason=reason_of(error), content=request.prompt[:500])
 
 
 def _write(output: Path, groups: list[RankedGroup], bad: list[Quarantined]) -> dict[str, int]:
