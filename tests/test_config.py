@@ -199,3 +199,10 @@ def test_shipped_serve_configuration_loads() -> None:
 
 def test_some_configuration_ships() -> None:
     assert "demo.yaml" in [path.name for path in SHIPPED]
+
+
+def test_problem_inside_a_union_names_the_users_key_without_the_variant() -> None:
+    from trimtab.synthesis.run import SynthesisConfig
+
+    with pytest.raises(InputError, match=r"^engine\.base_url: missing: .*--set engine\.base_url="):
+        load(SynthesisConfig, None, ["output=x", "engine.type=openai", "engine.model=m"])
