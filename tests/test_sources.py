@@ -114,6 +114,13 @@ def test_broken_line_in_the_middle_is_quarantined(tmp_path: Path) -> None:
     assert [found.source_row for found in bad] == [7]
 
 
+def test_repeated_row_is_set_aside_and_is_not_a_bad_one(tmp_path: Path) -> None:
+    rows = [_row(prompt=f"How do I skip day {number}?") for number in range(3)]
+    requests, bad = _read(_jsonl(tmp_path / "rows.jsonl", [*rows, rows[1]]), share=0)
+    assert [request.source_row for request in requests] == [0, 1, 2]
+    assert [(row.source_row, row.reason) for row in bad] == [(3, "repeats row 2 (same prompt and harmful response)")]
+
+
 def test_limit_of_bad_rows_is_a_share(tmp_path: Path) -> None:
     rows = [*(_row(prompt=f"How {number}?") for number in range(8)), 1, 2]
     path = _jsonl(tmp_path / "rows.jsonl", rows)

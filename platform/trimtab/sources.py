@@ -49,6 +49,7 @@ def read_requests(config: SourceConfig) -> tuple[list[Request], list[Quarantined
     """The usable rows of the file, in file order, and the quarantined ones.
 
     A row is usable when at least one response is unsafe; the first unsafe one is the full harmful response.
+    A row that repeats another is set aside with the bad ones, but is none: it doesn't count against their share.
 
     Raises:
         InputError: the file is missing, empty, no JSON, or has too many bad rows.
@@ -66,7 +67,20 @@ def read_requests(config: SourceConfig) -> tuple[list[Request], list[Quarantined
         raise InputError(
             "data", config.path, "no row has an unsafe response", "give rows with is_response_N_safe=false"
         )
-    return requests, bad
+    once, repeated = _each_once(requests)
+    return once, [*bad, *repeated]
+
+
+def _each_once(requests: list[Request]) -> tuple[list[Request], list[Quarantined]]:
+    """The first request of each id, and the rows that repeat one (published sets hold such rows)."""
+    first: dict[str, Request] = {}
+    repeated = []
+    for request in requests:
+        seen = first.setdefault(request.id, request)
+        if seen is not request:
+            reason = f"repeats row {seen.source_row + 1} (same prompt and harmful response)"
+            repeated.append(Quarantined(source_row=request.source_row, reason=reason, content=request.prompt[:500]))
+    return list(first.values()), repeated
 
 
 def refuse_too_many_bad(field: str, path: Path, bad: list[Quarantined], total: int, max_share: float) -> None:

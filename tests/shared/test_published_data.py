@@ -23,7 +23,8 @@ def source(shared_data: Path) -> SourceConfig:
 def test_c2_eval_splits_without_leakage(source: SourceConfig) -> None:
     requests, bad = read_requests(source)
     training, evaluation = split_requests(requests, source)
-    assert (len(requests), len(bad)) == (197, 0)
+    assert (len(requests), [row.reason[:7] for row in bad]) == (195, ["repeats", "repeats"])
+    assert len({request.id for request in requests}) == len(requests)
     assert len({normalize(request.prompt) for request in evaluation}) >= 60
     assert not {normalize(r.prompt) for r in training} & {normalize(r.prompt) for r in evaluation}
 
