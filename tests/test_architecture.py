@@ -23,6 +23,7 @@ LAYERS = (
     ("config", "console"),
     ("schemas", "safety", "stats"),
     ("artifacts",),
+    ("registry",),
     ("models", "chat", "sources"),
     ("engine", "cluster"),
     ("judging", "html"),
@@ -35,7 +36,7 @@ LEVEL = {name: number for number, group in enumerate(LAYERS) for name in group}
 HEAVY = ("torch", "vllm", "trl", "transformers", "deepspeed", "ray")
 LAZY = (*HEAVY, "scipy", "openai", "peft", "statsmodels", "sklearn", "datasets", "matplotlib")
 # Modules that only exist inside a worker or behind a lazy import of their own package.
-TORCH_MODULES = {"training/policy.py", "training/trainer.py"}
+TORCH_MODULES = {"training/policy.py", "training/trainer.py", "training/callbacks.py", "training/pairwise_trainer.py"}
 TOP = {"platform", "jobs", "serve", "tests", "cluster.yaml", "pyproject.toml", "README.md", "Makefile", "LICENSE",
        "CHANGELOG.md"}  # fmt: skip
 WRITTEN_BY_RUNS = {"build", "dist", "runs"}

@@ -137,10 +137,30 @@ def test_model_folder_without_safetensors(run: Run, tiny_model: Path, command: s
     assert not Path("out").exists()
 
 
-def test_batch_that_cannot_be_divided(run: Run, tiny_model: Path) -> None:
-    options = ["output=out", f"model={tiny_model}", "data=[x]", "groups_per_step=3", "num_workers=2"]
-    line = _one_line(run("train", *(part for item in options for part in ("--set", item))))
-    assert "groups_per_step: 3: is no multiple of groups_per_forward x num_workers = 2; change one of them" in line
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["groups_per_step=1", "num_workers=2"], "groups_per_step: 1: is fewer than num_workers = 2; raise it"),
+        (["loss_type=ipo", "label_smoothing=0.1"], "label_smoothing: 0.1: means nothing to loss_type ipo; set it to 0"),
+        (["loss_type=plackett_luce", "pairs=adjacent"], "pairs: adjacent: plackett_luce takes the ranking as a whole"),
+        (["reference=adapter"], "reference: adapter: needs adapters; set lora, or reference=precompute"),
+        (["load_in_4bit=true"], "load_in_4bit: True: is for adapters on a GPU; set lora and use_gpu"),
+        (["attention=flex_attention"], "attention: flex_attention: has no backward pass on CPU; use sdpa"),
+        (["validation.keep_best=true"], "validation.share: 0.0: nothing is held out to choose by; hold out some"),
+        (["validation.keep_best=true", "validation.metric=corr_mean"], "no validation function was handed in"),
+        (["objective=pairwise", "label_smoothing=0.1"], "label_smoothing: 0.1: is not known to TRL's DPOTrainer"),
+        (["objective=pairwise", "loss_type=plackett_luce"], "loss_type: plackett_luce: is not a loss of pairs"),
+        (["name=no/name"], "name: no/name: is no name of a model; use letters"),
+        (["data=[]"], "data: []: no input; give at least one output of trimtab synthesize"),
+    ],
+)
+def test_training_settings_that_exclude_one_another(
+    run: Run, tiny_model: Path, options: list[str], expected: str
+) -> None:
+    given = ["output=out", f"model={tiny_model}", "data=[x]", *options]
+    line = _one_line(run("train", *(part for item in given for part in ("--set", item))))
+    assert expected in line
+    assert not Path("out").exists()
 
 
 def test_unknown_embedded_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

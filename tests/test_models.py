@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab import models
+from trimtab import models, registry
 from trimtab.config import InputError
 
 
@@ -73,14 +73,14 @@ def test_damaged_json_is_one_line(folder: Path) -> None:
 @pytest.mark.parametrize("reference", ["smollm3", "./no/such", "/no/such/folder", "a/b/c"])
 def test_unknown_name_is_refused_without_the_network(reference: str) -> None:
     with pytest.raises(
-        InputError, match=r"^model: .*: no such folder; give a folder, a Hub id or one of smollm2-135m$"
+        InputError, match=r"^model: .*: no such folder; give a folder, name@version, a Hub id or one of smollm2-135m$"
     ):
         models.resolve(reference)
 
 
 def test_embedded_model_that_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path))
-    assert models.home() == tmp_path
+    assert registry.home() == tmp_path
     with pytest.raises(InputError, match="is not fetched yet; run: trimtab model fetch smollm2-135m"):
         models.resolve("smollm2-135m")
 

@@ -101,10 +101,10 @@ _command("pipeline", "Evaluate, synthesize, train, evaluate again, report and se
 @model_app.command("fetch")
 def fetch(name: Annotated[str, typer.Argument(help="An embedded model, such as smollm2-135m.")]) -> None:
     """Fetch an embedded model and convert it to safetensors."""
-    from trimtab import models
+    from trimtab import models, registry
     from trimtab.console import quiet, say
 
-    with quiet(models.home() / "fetch.log"):
+    with quiet(registry.home() / "fetch.log"):
         say(f"{name}: {models.fetch(name)}")
 
 

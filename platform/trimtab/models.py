@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,8 +16,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from trimtab import registry
 from trimtab.config import InputError
 from trimtab.console import say
+from trimtab.registry import home
 
 WHOLE_HASH_BYTES = 1 << 30
 SAMPLE_BYTES, NUM_SAMPLES = 1 << 16, 256
@@ -48,11 +49,6 @@ EMBEDDED = {
 }
 
 
-def home() -> Path:
-    """``$TRIMTAB_HOME``, by default ``~/.trimtab``: fetched models and the registry."""
-    return Path(os.environ.get("TRIMTAB_HOME") or Path.home() / ".trimtab")
-
-
 def resolve(reference: str) -> Path:
     """The checked folder that a reference means.
 
@@ -64,13 +60,28 @@ def resolve(reference: str) -> Path:
         if not (folder / "config.json").is_file():
             raise InputError("model", reference, "is not fetched yet", f"run: trimtab model fetch {reference}")
         return folder
+    if registry.is_reference(reference):
+        return _from_registry(reference)
     folder = Path(reference).expanduser()
     if folder.is_dir():
         check_folder(folder)
         return folder.resolve()
     if re.fullmatch(r"[\w.-]+/[\w.-]+", reference) and not reference.startswith("."):
         return _from_hub(reference)
-    raise InputError("model", reference, "no such folder", f"give a folder, a Hub id or one of {', '.join(EMBEDDED)}")
+    raise InputError(
+        "model", reference, "no such folder", f"give a folder, name@version, a Hub id or one of {', '.join(EMBEDDED)}"
+    )
+
+
+def _from_registry(reference: str) -> Path:
+    entry = registry.entry_of(reference)
+    folder = Path(entry["folder"])
+    if not folder.is_dir():
+        raise InputError("model", reference, f"its folder {folder} is gone", "restore it or register the model again")
+    check_folder(folder)
+    if fingerprint(folder) != entry["fingerprint"]:
+        raise InputError("model", reference, f"{folder} has changed since it was registered", "register it again")
+    return folder
 
 
 def check_folder(folder: Path) -> None:

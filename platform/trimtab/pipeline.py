@@ -32,22 +32,18 @@ from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.recipe import CourseCorrectionRecipe
 from trimtab.synthesis.run import SynthesisConfig
 from trimtab.training import run as training
-from trimtab.training.config import LoRA, TrainingConfig
+from trimtab.training.config import LoRA, LossConfig, TrainingConfig
 
 STAGE = "pipeline"
 
 
-class TrainingSettings(Config):
+class TrainingSettings(LossConfig):
     """What the pipeline sets of ``trimtab train``."""
 
-    beta: float = Field(0.1, gt=0)
-    """β of DPO."""
     learning_rate: float = Field(3e-4, gt=0)
     """Peak learning rate."""
     likelihood_weight: float = Field(1.0, ge=0)
     """Weight of the likelihood term on the demonstrations."""
-    likelihood_tokens: int | None = Field(None, ge=1)
-    """Only the first so many tokens of each demonstration."""
     num_train_epochs: float = Field(1, gt=0)
     """Passes over the groups."""
     groups_per_step: int = Field(4, ge=1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,23 +193,30 @@ def split_requests(requests: list[Request], config: SourceConfig) -> tuple[list[
     Raises:
         InputError: fewer distinct prompts than asked for, with at least one left for training.
     """
-    clusters: dict[int, list[Request]] = {}
-    for request, label in zip(requests, _near_duplicate_labels(requests), strict=True):
-        clusters.setdefault(label, []).append(request)
-    drawn = sorted(clusters.values(), key=lambda members: min(_draw(r.prompt, config.split_seed) for r in members))
-    held: set[str] = set()
-    prompts: set[str] = set()
-    for members in drawn:
-        if len(prompts) >= config.num_evaluation_prompts:
-            break
-        held.update(request.id for request in members)
-        prompts.update(normalize(request.prompt) for request in members)
-    evaluation = [request for request in requests if request.id in held]
-    training = [request for request in requests if request.id not in held]
-    if len(prompts) < config.num_evaluation_prompts or not training:
-        problem = f"{len(clusters)} distinct prompts cannot hold out {config.num_evaluation_prompts} and leave any"
+    places = hold_out([request.prompt for request in requests], config.num_evaluation_prompts, config.split_seed)
+    evaluation = [request for place, request in enumerate(requests) if place in places]
+    training = [request for place, request in enumerate(requests) if place not in places]
+    if len({normalize(r.prompt) for r in evaluation}) < config.num_evaluation_prompts or not training:
+        distinct = len({normalize(request.prompt) for request in requests})
+        problem = f"{distinct} distinct prompts cannot hold out {config.num_evaluation_prompts} and leave any"
         raise InputError("num_evaluation_prompts", config.num_evaluation_prompts, problem, "lower it or add rows")
     return training, evaluation
+
+
+def hold_out(prompts: Sequence[str], count: int, seed: int) -> set[int]:
+    """Places of the prompts held out: whole clusters of near-duplicates, until ``count`` distinct ones are reached."""
+    clusters: dict[int, list[int]] = {}
+    for place, label in enumerate(_near_duplicate_labels(prompts)):
+        clusters.setdefault(label, []).append(place)
+    drawn = sorted(clusters.values(), key=lambda places: min(_draw(prompts[place], seed) for place in places))
+    held: set[int] = set()
+    distinct: set[str] = set()
+    for places in drawn:
+        if len(distinct) >= count:
+            break
+        held.update(places)
+        distinct.update(normalize(prompts[place]) for place in places)
+    return held
 
 
 def normalize(prompt: str) -> str:
@@ -221,8 +228,8 @@ def _draw(prompt: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}\x1f{normalize(prompt)}".encode()).hexdigest()
 
 
-def _near_duplicate_labels(requests: list[Request]) -> list[int]:
-    """A cluster label for each request: prompts whose word-pair sets are near-duplicates are connected."""
+def _near_duplicate_labels(prompts: Sequence[str]) -> list[int]:
+    """A cluster label for each prompt: prompts whose word-pair sets are near-duplicates are connected."""
     from datasketch import MinHash, MinHashLSH
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -230,14 +237,14 @@ def _near_duplicate_labels(requests: list[Request]) -> list[int]:
     index = MinHashLSH(threshold=NEAR_DUPLICATE, num_perm=NUM_PERMUTATIONS)
     first: list[int] = []
     second: list[int] = []
-    for number, request in enumerate(requests):
+    for number, prompt in enumerate(prompts):
         sketch = MinHash(num_perm=NUM_PERMUTATIONS)
-        sketch.update_batch([shingle.encode() for shingle in _shingles(request.prompt)])
+        sketch.update_batch([shingle.encode() for shingle in _shingles(prompt)])
         for other in index.query(sketch):
             first.append(number)
             second.append(other)
         index.insert(number, sketch)
-    graph = coo_matrix(([1] * len(first), (first, second)), shape=(len(requests), len(requests)))
+    graph = coo_matrix(([1] * len(first), (first, second)), shape=(len(prompts), len(prompts)))
     return [int(label) for label in connected_components(graph, directed=False)[1]]
 
 

@@ -55,3 +55,31 @@ def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("source") / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in sample_rows(12)), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def ranked_groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished synthesis output: groups of six of twelve sample requests and their flips, with one written turn."""
+    from trimtab.artifacts import Outcome, run_stage
+    from trimtab.safety import SafetyConfig
+    from trimtab.schemas import Generation, RankedGroup, write_rows
+    from trimtab.sources import read_requests
+    from trimtab.synthesis.recipe import CourseCorrectionRecipe, build_group, draft, keep, plan_rows
+    from trimtab.synthesis.run import SynthesisConfig
+
+    recipe = CourseCorrectionRecipe(safe_response="source")
+    turn = " this would hurt someone, and I would rather help you to talk to them."
+    groups = []
+    for request in [request for request in read_requests(recipe.source)[0] if keep(request, recipe)][:12]:
+        item = draft(request, recipe)
+        made = {row.kind: Generation(id=row.id, text=turn, num_prompt_tokens=1, num_tokens=9)
+                for row in plan_rows(item, recipe)}  # fmt: skip
+        groups.append(build_group(item, made, recipe))
+    flips = [group.flip("uncensored", SafetyConfig(preset="uncensored").render()) for group in groups]
+
+    def work(output: Path) -> Outcome:
+        return Outcome(counts={"groups": write_rows(output / "groups.parquet", RankedGroup, [*groups, *flips])})
+
+    folder = tmp_path_factory.mktemp("ranked") / "groups"
+    run_stage("synthesize", folder, SynthesisConfig(output=folder), {}, work)
+    return folder

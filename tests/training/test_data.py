@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.chat import Chat
-from trimtab.schemas import RankedGroup, Response, write_rows
-from trimtab.training.data import read_groups, tokenize
+from trimtab.config import InputError
+from trimtab.schemas import SCHEMAS, RankedGroup, Response, write_rows
+from trimtab.training.config import DataPart, TrainingConfig, ValidationConfig
+from trimtab.training.data import Prepared, read_groups, tokenize, tokenized
+from trimtab.training.store import TokenizedGroup
+from trimtab.training.trie import build_forest
 
 START = "Of course, here is what you can do. First, wait for a quiet moment,"
 TEXTS = (
@@ -28,17 +35,28 @@ def _group(number: int = 0, prompt: str = "How do I skip school?") -> RankedGrou
     )  # fmt: skip
 
 
+def _tokenize(groups: list[RankedGroup], chat: Chat, max_length: int) -> tuple[list[TokenizedGroup], Prepared]:
+    prepared = Prepared()
+    found = [tokenize(group, chat, max_length, prepared) for group in groups]
+    prepared.dropped_groups = found.count(None)
+    return [one for one in found if one is not None], prepared
+
+
+def _config(tmp_path: Path, **values: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate({"output": tmp_path / "out", "max_length": 2048, **values})
+
+
 def test_ids_are_the_chats_prompt_and_turns(chat: Chat) -> None:
-    (made,), cut = tokenize([_group()], chat, 2048)
+    (made,), cut = _tokenize([_group()], chat, 2048)
     assert (cut.truncated_responses, cut.dropped_groups) == (0, 0)
-    assert (made.id, made.source, made.num_demonstrations) == ("g0", "s0", 2)
+    assert (made.id, made.num_demonstrations) == ("g0", 2)
     assert made.prompt == chat.prompt_ids("Be kind.", "How do I skip school?")
     for (_, text, _), ids in zip(TEXTS, made.responses, strict=True):
         assert [*made.prompt, *ids] == chat.response_ids("Be kind.", "How do I skip school?", text)[0]
 
 
 def test_learning_starts_at_the_end_of_the_given_start(chat: Chat) -> None:
-    (made,), _ = tokenize([_group()], chat, 2048)
+    (made,), _ = _tokenize([_group()], chat, 2048)
     assert made.learn_from[0] == made.learn_from[2] == 0
     ids, start = made.responses[1], made.learn_from[1]
     assert chat.tokenizer.decode(ids[:start]) == START
@@ -51,7 +69,7 @@ def test_learning_never_starts_behind_the_given_start(chat: Chat, place: int) ->
     text = TEXTS[1][1]
     responses = (Response(role="SYN_1", text=text, num_prefill_chars=place), Response(role="FHR", text="No."))
     group = _group().model_copy(update={"responses": responses})
-    (made,), _ = tokenize([group], chat, 2048)
+    (made,), _ = _tokenize([group], chat, 2048)
     learned_from = len(chat.tokenizer.decode(made.responses[0][: made.learn_from[0]]))
     longest = max(len(chat.tokenizer.decode([token])) for token in made.responses[0])
     assert place - longest < learned_from <= place
@@ -63,7 +81,7 @@ def test_truncation_keeps_groups_valid_and_counts(chat: Chat, room: int) -> None
     group = _group()
     num_prompt = len(chat.prompt_ids(group.system, group.prompt))
     whole = [[*chat.encode(text), *chat.end_ids] for _, text, _ in TEXTS]
-    made, cut = tokenize([group], chat, num_prompt + room)
+    made, cut = _tokenize([group], chat, num_prompt + room)
     shortened = [ids[: max(0, room)] for ids in whole]
     valid = room > 0 and len({tuple(ids) for ids in shortened}) == len(whole)
     assert (len(made), cut.dropped_groups) == (int(valid), int(not valid))
@@ -75,7 +93,7 @@ def test_truncation_keeps_groups_valid_and_counts(chat: Chat, room: int) -> None
 
 
 def test_group_with_a_long_prompt_is_dropped_and_the_others_stay(chat: Chat) -> None:
-    made, cut = tokenize([_group(0), _group(1, prompt="How? " * 400), _group(2)], chat, 256)
+    made, cut = _tokenize([_group(0), _group(1, prompt="How? " * 400), _group(2)], chat, 256)
     assert [group.id for group in made] == ["g0", "g2"]
     assert cut.dropped_groups == 1
 
@@ -84,15 +102,56 @@ def test_responses_that_differ_only_behind_the_cut_are_no_group(chat: Chat) -> N
     group = _group()
     num_prompt = len(chat.prompt_ids(group.system, group.prompt))
     shared = len(chat.encode(START))
-    made, cut = tokenize([group], chat, num_prompt + shared)
+    made, cut = _tokenize([group], chat, num_prompt + shared)
     assert made == []
     assert cut.dropped_groups == 1
 
 
-def test_folders_are_read_in_order_and_an_id_counts_once(tmp_path: Path) -> None:
+def test_parts_are_read_in_order_and_an_id_counts_once(chat: Chat, tmp_path: Path) -> None:
     for name, numbers in (("a", (2, 1)), ("b", (1, 3))):
         write_rows(tmp_path / name / "groups.parquet", RankedGroup, [_group(number) for number in numbers])
-    found = read_groups([tmp_path / "a", tmp_path / "b"])
-    assert [group.id for group in found] == ["g2", "g1", "g3"]
-    with pytest.raises(FileNotFoundError):
-        read_groups([tmp_path / "absent"])
+    prepared = Prepared()
+    made = list(tokenized(_config(tmp_path, data=(tmp_path / "a", tmp_path / "b")), chat, prepared))
+    assert [group.id for group in made] == [item.id for item in prepared.train] == ["g2", "g1", "g3"]
+    for group, item in zip(made, prepared.train, strict=True):
+        assert item.num_tokens == len(build_forest([(group.prompt, group.responses)]).token_ids)
+    assert prepared.systems == {"harmless": "Be kind."}
+    with pytest.raises(InputError, match=r"absent: holds no groups.parquet; give the output of trimtab synthesize"):
+        list(read_groups(DataPart(path=tmp_path / "absent")))
+
+
+def test_part_has_a_weight_and_may_select_configurations(chat: Chat, tmp_path: Path) -> None:
+    groups = [_group(0), _group(0).flip("uncensored", "Be free."), _group(1)]
+    write_rows(tmp_path / "a" / "groups.parquet", RankedGroup, groups)
+    part = DataPart(path=tmp_path / "a", weight=2, configurations=("harmless",))
+    prepared = Prepared()
+    list(tokenized(_config(tmp_path, data=(part,)), chat, prepared))
+    assert [(item.id, item.weight) for item in prepared.train] == [("g0", 2), ("g1", 2)]
+
+
+def test_validation_shares_no_prompt_with_training_nor_a_near_duplicate(chat: Chat, tmp_path: Path) -> None:
+    words = ("school", "the library", "a long dinner", "my piano lesson", "the dentist")
+    prompts = [f"How do I quietly get out of {word} on a rainy day{end}" for word in words for end in ("?", " ?!")]
+    groups = [_group(number, prompt) for number, prompt in enumerate(prompts)]
+    write_rows(tmp_path / "a" / "groups.parquet", RankedGroup, [*groups, *(g.flip("u", None) for g in groups)])
+    prepared = Prepared()
+    split = ValidationConfig(share=0.3)
+    list(tokenized(_config(tmp_path, data=(tmp_path / "a",), validation=split), chat, prepared))
+    sides = [{item.source for item in side} for side in (prepared.train, prepared.validation)]
+    assert sides[1]
+    assert not sides[0] & sides[1]
+    assert len(prepared.train) + len(prepared.validation) == 20
+    twins = [{f"s{number}", f"s{number + 1}"} for number in range(0, 10, 2)]
+    assert all(twin <= sides[0] or twin <= sides[1] for twin in twins)
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [(["One."], "at least 2, this has 1"), (["One.", "One."], "two are equal"), (["One.", " "], "is empty")],
+)
+def test_group_that_is_none_is_named(tmp_path: Path, texts: list[str], reason: str) -> None:
+    row = _group().model_dump() | {"responses": [{"role": "x", "text": text, "num_prefill_chars": 0} for text in texts]}
+    (tmp_path / "a").mkdir()
+    pq.write_table(pa.Table.from_pylist([row], schema=SCHEMAS[RankedGroup]), tmp_path / "a" / "groups.parquet")
+    with pytest.raises(InputError, match=rf"group g0: .*{reason}.*; make it again"):
+        list(read_groups(DataPart(path=tmp_path / "a")))

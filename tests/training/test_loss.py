@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.training.loss import ranked_dpo_loss
-from trimtab.training.trie import build_forest
+from trimtab.training.config import LossConfig
+from trimtab.training.loss import group_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,16 +70,30 @@ def _pairwise_dpo(model: Any, group: Group, reference: list[float]) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def _trie_dpo(model: Any, groups: list[Group], references: list[list[float]]) -> Tensor:
+def ranked_dpo_loss(
+    policy: Tensor, reference: Tensor, beta: float, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The default objective."""
+    return _loss(policy, reference, beta=beta, label_smoothing=label_smoothing)
+
+
+def _loss(policy: Tensor, reference: Tensor, lengths: list[int] | None = None, **config: Any) -> tuple[Tensor, Tensor]:
     import torch
 
-    from trimtab.training.policy import TriePolicy, to_tensors
+    counts = torch.tensor(lengths or [10] * len(policy), dtype=policy.dtype)
+    return group_loss(policy, reference, counts, LossConfig(**config))
 
-    forest = build_forest(groups)
-    log_probs = TriePolicy(model)(**to_tensors(forest, torch.device("cpu")))
+
+def _trie_dpo(model: Any, groups: list[Group], references: list[list[float]], form: Any = "trie") -> Tensor:
+    import torch
+
+    from trimtab.training.policy import lay_out, score
+
+    layout = lay_out(groups, form, torch.device("cpu"))
+    log_probs = score(model, **layout.tensors)
     losses = [
         ranked_dpo_loss(torch.stack([log_probs[path].sum() for path in paths]), torch.tensor(reference), BETA)[0]
-        for paths, reference in zip(forest.paths, references, strict=True)
+        for paths, reference in zip(layout.paths, references, strict=True)
     ]
     return torch.stack(losses).mean()
 
@@ -92,14 +106,15 @@ def _gradient(model: Any, loss: Tensor) -> Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).clone()
 
 
-@pytest.mark.parametrize("num_groups", [1, 2], ids=["one group", "a packed forest of two"])
-def test_loss_and_gradient_are_those_of_plain_pairs(model: Any, num_groups: int) -> None:
+@pytest.mark.parametrize("form", ["trie", "grouped", "plain"])
+@pytest.mark.parametrize("num_groups", [1, 2], ids=["one group", "two packed together"])
+def test_loss_and_gradient_are_those_of_plain_pairs(model: Any, num_groups: int, form: str) -> None:
     import torch
 
     groups, references = [_group(seed) for seed in range(num_groups)], [_reference(seed) for seed in range(num_groups)]
     pairs = zip(groups, references, strict=True)
     plain = torch.stack([_pairwise_dpo(model, group, reference) for group, reference in pairs]).mean()
-    trie = _trie_dpo(model, groups, references)
+    trie = _trie_dpo(model, groups, references, form)
     assert trie.item() == pytest.approx(plain.item(), rel=1e-5)
     assert plain.item() > 0.01
     expected, found = _gradient(model, plain), _gradient(model, trie)
@@ -107,50 +122,11 @@ def test_loss_and_gradient_are_those_of_plain_pairs(model: Any, num_groups: int)
     assert (found - expected).norm() / expected.norm() <= 1e-5
 
 
-def test_log_probabilities_are_those_of_plain_forwards_with_and_without_gradient(model: Any) -> None:
-    import torch
-
-    from trimtab.training.policy import TriePolicy, plain_log_probs, to_tensors
-
-    prompt, responses = _group(7)
-    forest = build_forest([(prompt, responses)])
-    tensors = to_tensors(forest, torch.device("cpu"))
-    scored = TriePolicy(model)(**tensors)
-    with torch.no_grad():
-        torch.testing.assert_close(TriePolicy(model)(**tensors), scored.detach())
-        for path, response in zip(forest.paths[0], responses, strict=True):
-            plain = plain_log_probs(model, prompt, response)
-            assert plain.shape == (len(response),)
-            torch.testing.assert_close(scored[path], plain, rtol=1e-4, atol=1e-4)
-            total = _sequence_log_prob(model, prompt, response)
-            assert plain.sum().item() == pytest.approx(total.item(), rel=1e-5)
-
-
 def test_chunks_of_the_vocabulary_head_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _gradient(model, _trie_dpo(model, [_group(1)], [_reference(1)]))
     monkeypatch.setattr("trimtab.training.policy.CHUNK", 7)
     pieces = _gradient(model, _trie_dpo(model, [_group(1)], [_reference(1)]))
     assert (whole - pieces).norm() / whole.norm() <= 1e-5
-
-
-@pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)  # peft's use of transformers
-def test_adapters_score_as_the_model_below_them_before_the_first_step(model: Any, tiny_model: Path) -> None:
-    import torch
-
-    from trimtab.training.config import LoRA, TrainingConfig
-    from trimtab.training.loop import load_model
-    from trimtab.training.policy import TriePolicy, to_tensors
-
-    config = TrainingConfig(output=Path("x"), data=(Path("x"),), lora=LoRA(r=2), dtype="float32")
-    adapted = TriePolicy(load_model(str(tiny_model), config)).eval()
-    tensors = to_tensors(build_forest([_group(3)]), torch.device("cpu"))
-    with torch.no_grad():
-        torch.testing.assert_close(adapted(**tensors), TriePolicy(model)(**tensors))
-    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
-    assert trained
-    assert all("lora_" in name for name in trained)
 
 
 def _trl_sigmoid_loss(chosen: float, rejected: float, beta: float, smoothing: float) -> float:
@@ -212,3 +188,54 @@ def test_extreme_margins_stay_finite() -> None:
     assert loss.item() == pytest.approx(2e4)
     assert policy.grad is not None
     assert policy.grad.tolist() == pytest.approx([-1.0, 1.0])
+
+
+def test_length_normalization_is_trls_sigmoid_norm() -> None:
+    import torch
+
+    policy, reference, lengths = torch.tensor([-30.0, -44.0]), torch.tensor([-36.0, -40.0]), [12, 8]
+    loss, margins = _loss(policy, reference, lengths, beta=2.0, length_normalization=True)
+    assert margins.item() == pytest.approx(2.0 * (6 / 12 - -4 / 8))
+    assert loss.item() == pytest.approx(_trl_sigmoid_loss(6 / 12, -4 / 8, 2.0, 0))
+
+
+def test_ipo_is_trls_squared_distance_per_token() -> None:
+    import torch
+
+    policy, reference, lengths = torch.tensor([-30.0, -44.0, -9.0]), torch.tensor([-36.0, -40.0, -9.0]), [12, 8, 3]
+    loss, _ = _loss(policy, reference, lengths, loss_type="ipo", beta=0.25)
+    ratios = [6 / 12, -4 / 8, 0]
+    assert loss.item() == pytest.approx(np.mean([(a - b - 1 / (2 * 0.25)) ** 2 for a, b in combinations(ratios, 2)]))
+
+
+@given(ratios=ratios, beta=st.floats(0.01, 1))
+def test_plackett_luce_is_the_probability_of_drawing_the_ranking(ratios: list[float], beta: float) -> None:
+    import torch
+
+    policy = torch.tensor(ratios, dtype=torch.float64)
+    loss, _ = _loss(policy, torch.zeros_like(policy), loss_type="plackett_luce", beta=beta)
+    scores = [beta * ratio for ratio in ratios]
+    draws = [score - np.logaddexp.reduce(scores[place:]) for place, score in enumerate(scores)]
+    assert loss.item() == pytest.approx(-sum(draws) / (len(ratios) - 1), rel=1e-7, abs=1e-9)
+
+
+@given(first=st.floats(-40, 40), second=st.floats(-40, 40))
+def test_plackett_luce_of_two_is_dpo(first: float, second: float) -> None:
+    import torch
+
+    policy = torch.tensor([first, second], dtype=torch.float64)
+    plackett, dpo = (_loss(policy, torch.zeros(2), loss_type=kind)[0] for kind in ("plackett_luce", "sigmoid"))
+    assert plackett.item() == pytest.approx(dpo.item(), rel=1e-9, abs=1e-12)
+
+
+def test_adjacent_pairs_and_rank_gap_weights() -> None:
+    import torch
+
+    ratios = [3.0, -1.0, 2.0]
+    policy = torch.tensor(ratios, dtype=torch.float64)
+    by_pair = {(i, j): _trl_sigmoid_loss(ratios[i], ratios[j], 0.1, 0) for i, j in combinations(range(3), 2)}
+    adjacent = _loss(policy, torch.zeros(3), pairs="adjacent")[0].item()
+    assert adjacent == pytest.approx((by_pair[0, 1] + by_pair[1, 2]) / 2)
+    weighted, margins = _loss(policy, torch.zeros(3), pair_weights="rank_gap")
+    assert weighted.item() == pytest.approx((by_pair[0, 1] + by_pair[1, 2] + 2 * by_pair[0, 2]) / 4)
+    assert len(margins) == 3

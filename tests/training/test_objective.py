@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +9,8 @@ import numpy as np
 import pytest
 
 from trimtab.training.config import TrainingConfig
-from trimtab.training.data import TokenizedGroup
+from trimtab.training.metrics import Seen
+from trimtab.training.store import TokenizedGroup
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -20,10 +20,12 @@ def test_likelihood_takes_the_first_tokens_behind_the_given_start(length: int | 
 
     from trimtab.training.trainer import RankedTrainer
 
-    group = TokenizedGroup("g", "s", [1], [[1] * 4, [1] * 4, [1]], learn_from=[2, 1, 0], num_demonstrations=2)
+    group = TokenizedGroup("g", [1], [[1] * 4, [1] * 4, [1]], learn_from=[2, 1, 0], num_demonstrations=2)
     config = TrainingConfig(output=Path("x"), data=(), likelihood_weight=1, likelihood_tokens=length)
     paths = [np.arange(1, 5), np.arange(5, 9), np.array([9])]
     paths = [path.astype(np.int64) for path in paths]
-    trainer = SimpleNamespace(config=config, reference={"g": [0.0, 0.0, 0.0]}, seen=defaultdict(list))
-    RankedTrainer._group_loss(trainer, torch.arange(10.0), group, paths)
-    assert trainer.seen["nll"] == [pytest.approx(expected)]
+    trainer = SimpleNamespace(config=config, seen=Seen())
+    loss = RankedTrainer._group_loss(trainer, torch.arange(10.0), group, paths, [0.0, 0.0, 0.0], count=True)
+    means = trainer.seen.means()
+    assert means["nll"] == pytest.approx(expected)
+    assert loss.item() == pytest.approx(means["dpo_loss"] + means["nll"])

@@ -1,72 +1,104 @@
-"""Ranked groups as token ids, cut to the limits so that each stays a valid group."""
+"""From ranked groups to token ids: reading a mixture, splitting it by prompt, cutting each group to the limits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow.parquet as pq
 
 from trimtab.chat import Chat
-from trimtab.schemas import RankedGroup, read_rows
-
-
-@dataclass(frozen=True)
-class TokenizedGroup:
-    """A group's ids. ``learn_from[i]`` is the place in response i behind its given, harmful start."""
-
-    id: str
-    source: str
-    prompt: list[int]
-    responses: list[list[int]]
-    learn_from: list[int]
-    num_demonstrations: int
+from trimtab.config import InputError
+from trimtab.schemas import SCHEMAS, RankedGroup, reason_of
+from trimtab.sources import hold_out
+from trimtab.training.config import DataPart, TrainingConfig, ValidationConfig
+from trimtab.training.plan import Item
+from trimtab.training.store import TokenizedGroup
+from trimtab.training.trie import num_nodes
 
 
 @dataclass
-class Truncation:
-    """What the limits did to the data."""
+class Prepared:
+    """What tokenizing left: the items of the plan, and what the limits did."""
 
+    train: list[Item] = field(default_factory=list)
+    validation: list[Item] = field(default_factory=list)
+    systems: dict[str, str | None] = field(default_factory=dict)
+    """System prompt of each safety configuration that was trained on."""
     truncated_responses: int = 0
     dropped_groups: int = 0
 
 
-def read_groups(folders: list[Path]) -> list[RankedGroup]:
-    """The groups of several synthesis outputs, each id once."""
-    groups = {group.id: group for folder in folders for group in read_rows(folder / "groups.parquet", RankedGroup)}
-    return list(groups.values())
+def read_groups(part: DataPart) -> Iterator[RankedGroup]:
+    """The groups of one part, a batch at a time.
 
-
-def tokenize(groups: list[RankedGroup], chat: Chat, max_length: int) -> tuple[list[TokenizedGroup], Truncation]:
-    """Token ids of the groups; a response is cut at ``max_length`` tokens with its prompt.
-
-    A group whose prompt leaves no room, or in which two responses became equal, is dropped and counted.
+    Raises:
+        InputError: a group that is none (fewer than two responses, equal or empty ones), by its id.
     """
-    cut = Truncation()
-    made = []
-    for group in groups:
-        one = _tokenize_one(group, chat, max_length, cut)
-        if one is None:
-            cut.dropped_groups += 1
-        else:
-            made.append(one)
-    return made, cut
+    path = part.path / "groups.parquet"
+    if not path.is_file():
+        raise InputError("data", part.path, "holds no groups.parquet", "give the output of trimtab synthesize")
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=512, columns=SCHEMAS[RankedGroup].names):
+        for row in batch.to_pylist():
+            try:
+                group = RankedGroup.model_validate(row)
+            except ValueError as error:
+                raise InputError("data", path, f"group {row['id']}: {reason_of(error)}", "make it again") from error
+            if part.configurations is None or group.configuration in part.configurations:
+                yield group
 
 
-def _tokenize_one(group: RankedGroup, chat: Chat, max_length: int, cut: Truncation) -> TokenizedGroup | None:
+def held_out_prompts(config: TrainingConfig) -> set[str]:
+    """The prompts kept for validation, near-duplicates of one another on the same side."""
+    split: ValidationConfig = config.validation
+    if not split.share:
+        return set()
+    prompts = sorted({group.prompt for part in config.parts for group in read_groups(part)})
+    count = max(1, round(split.share * len(prompts)))
+    held = {prompts[place] for place in hold_out(prompts, count, split.seed)}
+    if len(held) == len(prompts):
+        remedy = "lower it or give more prompts"
+        raise InputError("validation.share", split.share, "leaves no prompt for training", remedy)
+    return held
+
+
+def tokenized(config: TrainingConfig, chat: Chat, prepared: Prepared) -> Iterator[TokenizedGroup]:
+    """Token ids of the mixture's groups, each id once; fills ``prepared`` on the way.
+
+    A response is cut at ``max_length`` tokens with its prompt. A group whose prompt leaves no room, or in
+    which two responses became equal, is dropped and counted.
+    """
+    held = held_out_prompts(config)
+    seen: set[str] = set()
+    for part in config.parts:
+        for group in read_groups(part):
+            if group.id in seen:
+                continue
+            seen.add(group.id)
+            made = tokenize(group, chat, config.max_length, prepared)
+            if made is None:
+                prepared.dropped_groups += 1
+                continue
+            side = prepared.validation if group.prompt in held else prepared.train
+            side.append(Item(group.id, group.source, num_nodes(made.prompt, made.responses), part.weight))
+            prepared.systems[group.configuration] = group.system
+            yield made
+
+
+def tokenize(group: RankedGroup, chat: Chat, max_length: int, prepared: Prepared) -> TokenizedGroup | None:
+    """Token ids of one group within ``max_length``; None where the cut leaves no valid group."""
     prompt = chat.prompt_ids(group.system, group.prompt)
     room = max_length - len(prompt)
     responses, learn_from = [], []
     for response in group.responses:
         ids = [*chat.encode(response.text), *chat.end_ids]
         given = chat.encode(response.text[: response.num_prefill_chars])
-        cut.truncated_responses += len(ids) > room
+        prepared.truncated_responses += len(ids) > room
         responses.append(ids[: max(room, 0)])
         learn_from.append(_shared_length(given, ids[: max(room, 0)]))
     if room <= 0 or len({tuple(ids) for ids in responses}) < len(responses):
         return None
-    return TokenizedGroup(
-        id=group.id, source=group.source, prompt=prompt, responses=responses, learn_from=learn_from,
-        num_demonstrations=group.num_demonstrations,
-    )  # fmt: skip
+    return TokenizedGroup(group.id, prompt, responses, learn_from, group.num_demonstrations)
 
 
 def _shared_length(left: list[int], right: list[int]) -> int:

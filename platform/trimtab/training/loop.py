@@ -1,67 +1,131 @@
-"""What runs in each Ray Train worker: load, score the reference, train under DeepSpeed, save."""
+"""What runs in each Ray Train worker: load the model, train under DeepSpeed, report checkpoints."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from trimtab.chat import Chat
 from trimtab.training.config import TrainingConfig
-from trimtab.training.data import TokenizedGroup, read_groups, tokenize
 
-PROBE_TOLERANCE = {"bfloat16": 0.1, "float32": 1e-3}
+METRICS = {"loss": ("eval_dpo_loss", False), "accuracy": ("eval_accuracy", True), "corr_mean": ("corr_mean", True)}
+"""Validation metric -> (its name in the logs, whether more is better)."""
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
     """The train loop of one worker.
 
     Args:
-        arguments: ``config`` (JSON of TrainingConfig), ``model`` (folder) and ``output`` (folder that all workers see).
+        arguments: ``config`` (JSON of TrainingConfig), ``model`` (folder), ``fingerprint`` (of the model),
+            ``output`` (folder that all workers see), ``validate`` (whether a validation function was handed in).
     """
     config = TrainingConfig.model_validate_json(arguments["config"])
-    output, folder = Path(arguments["output"]), arguments["model"]
-    _prepare_process(config)
-    import torch
+    prepare_process(config, Path(arguments["output"]))
     from ray import train
-    from torch import distributed
 
-    from trimtab.training import reference
-    from trimtab.training.policy import TriePolicy
-
-    rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
-    groups, _ = tokenize(read_groups(list(config.data)), Chat.from_folder(folder), config.max_length)
-    torch.manual_seed(config.seed)
-    policy = TriePolicy(load_model(folder, config))
-    if config.use_gpu:
-        policy.to(f"cuda:{torch.cuda.current_device()}")
-    probe(policy, groups[0], config)
-    reference.score(policy, groups[rank::world], output / "reference" / f"reference-{rank}-of-{world}.parquet")
-    if world > 1:
-        distributed.barrier()
-    trainer = build_trainer(config, policy, groups, reference.read(output / "reference"), output)
-    _use_all_cores(config)  # accelerate has set its own number meanwhile
-    trainer.train(resume_from_checkpoint=last_checkpoint(output))
-    save(trainer, folder, config, output / "model")
+    checkpoint = train.get_checkpoint()
+    with tempfile.TemporaryDirectory(prefix="trimtab-checkpoints-") as scratch:
+        trainer = build_trainer(config, arguments, scratch)
+        use_all_cores(config)  # accelerate has set its own number meanwhile
+        if checkpoint is None:
+            trainer.train()
+        else:
+            with checkpoint.as_directory() as folder:
+                trainer.train(resume_from_checkpoint=folder)
+        train.get_all_reported_checkpoints()  # waits for uploads: they read from the scratch folder
 
 
-def _prepare_process(config: TrainingConfig) -> None:
+def prepare_process(config: TrainingConfig, output: Path) -> None:
     """Environment that must stand before torch and deepspeed are imported, and this worker's share of the cores."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # ninja
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(output / "tensorboard")
     if not config.use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-        _use_all_cores(config)
+        use_all_cores(config)
 
 
-def _use_all_cores(config: TrainingConfig) -> None:
+def use_all_cores(config: TrainingConfig) -> None:
+    """Share this machine's cores among its workers."""
     if not config.use_gpu:
         import torch
 
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.num_workers))
+
+
+def build_trainer(config: TrainingConfig, arguments: dict[str, Any], scratch: str) -> Any:
+    """The trainer of this worker, on its plan and store."""
+    import torch
+
+    from trimtab.training import callbacks
+    from trimtab.training.plan import read_plan
+    from trimtab.training.policy import as_scorer
+    from trimtab.training.store import GroupStore
+    from trimtab.training.trainer import Forwards, RankedTrainer
+
+    output = Path(arguments["output"])
+    plan, validation = read_plan(output / "plan.parquet"), read_plan(output / "validation_plan.parquet")
+    args = training_arguments(config, scratch, max(forward.part for forward in plan) + 1, bool(validation))
+    torch.manual_seed(config.seed)
+    store = GroupStore(output / "groups.arrow")
+    prepare = callbacks.Prepare(output, arguments["fingerprint"])
+    hooks: list[Any] = [prepare, callbacks.StepLog(output), callbacks.RayCheckpoints(arguments["validate"])]
+    patience = config.validation.early_stopping_patience
+    if patience:
+        from transformers import EarlyStoppingCallback
+
+        hooks.append(EarlyStoppingCallback(patience))
+    trainer = RankedTrainer(
+        config, store, model=as_scorer(load_model(arguments["model"], config)), args=args, callbacks=hooks,
+        train_dataset=Forwards(store, plan), eval_dataset=Forwards(store, validation) if validation else None,
+    )  # fmt: skip
+    prepare.trainer = trainer
+    return trainer
+
+
+def training_arguments(config: TrainingConfig, scratch: str, parts: int, validates: bool) -> Any:
+    """The library's arguments: one forward pass of the plan a batch, one epoch of the whole plan."""
+    from transformers import TrainingArguments
+
+    metric, greater = METRICS[config.validation.metric]
+    watched = validates and config.validation.metric != "corr_mean"
+    return TrainingArguments(
+        output_dir=scratch, per_device_train_batch_size=1, gradient_accumulation_steps=parts, num_train_epochs=1,
+        learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_ratio, max_grad_norm=config.max_grad_norm, seed=config.seed,
+        bf16=config.dtype == "bfloat16", use_cpu=not config.use_gpu, save_steps=config.save_steps,
+        eval_strategy="steps" if validates else "no", eval_steps=config.save_steps,
+        metric_for_best_model=metric if watched else None, greater_is_better=greater if watched else None,
+        gradient_checkpointing=config.gradient_checkpointing, report_to=list(config.report_to), disable_tqdm=True,
+        logging_strategy="steps", logging_steps=1, remove_unused_columns=False, dataloader_pin_memory=False,
+        save_on_each_node=True, deepspeed=deepspeed_config(config, parts),
+    )  # fmt: skip
+
+
+def deepspeed_config(config: TrainingConfig, parts: int) -> dict[str, Any]:
+    """DeepSpeed's configuration; AdamW is torch's own on CPU, where DeepSpeed's needs a compiled kernel."""
+    stage: dict[str, Any] = {"stage": config.zero_stage}
+    if config.zero_stage == 3:
+        stage["stage3_gather_16bit_weights_on_model_save"] = True
+    adam = {"lr": config.learning_rate, "weight_decay": 0.0, "torch_adam": not config.use_gpu}
+    values: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": parts,
+        "gradient_clipping": config.max_grad_norm,
+        "zero_optimization": stage,
+        "bf16": {"enabled": config.dtype == "bfloat16"},
+        "optimizer": {"type": "AdamW", "params": adam},
+    }
+    return _merged(values, config.deepspeed)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` laid on ``base``, mappings merged key by key."""
+    nested = {key: _merged(base[key], value) for key, value in over.items()
+              if isinstance(value, dict) and isinstance(base.get(key), dict)}  # fmt: skip
+    return {**base, **over, **nested}
 
 
 def load_model(folder: str, config: TrainingConfig) -> Any:
@@ -69,112 +133,30 @@ def load_model(folder: str, config: TrainingConfig) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, config.dtype), attn_implementation="sdpa", trust_remote_code=False
-    )
-    if config.lora is None:
-        return model
-    from peft import LoraConfig, get_peft_model
+    attention = config.attention
+    if attention == "auto":
+        attention = "flex_attention" if config.use_gpu else "sdpa"
+    extra: dict[str, Any] = {}
+    if config.load_in_4bit:
+        from transformers import BitsAndBytesConfig
 
+        extra["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, config.dtype), attn_implementation=attention, trust_remote_code=False, **extra
+    )
+    return with_adapters(model, config) if config.lora else model
+
+
+def with_adapters(model: Any, config: TrainingConfig) -> Any:
+    """PEFT's LoRA adapters on a model."""
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    assert config.lora is not None
+    if config.load_in_4bit:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
     values = config.lora.model_dump() | {"task_type": "CAUSAL_LM"}
     if isinstance(values["target_modules"], tuple):
         values["target_modules"] = list(values["target_modules"])
     return get_peft_model(model, LoraConfig(**values))
-
-
-def probe(policy: Any, group: TokenizedGroup, config: TrainingConfig) -> None:
-    """Check on one real group that this architecture scores a trie as it scores plain sequences.
-
-    Raises:
-        ValueError: it ignores the mask or the positions (sliding window, ALiBi, linear attention, logit scaling).
-    """
-    import torch
-
-    from trimtab.training.policy import plain_log_probs, to_tensors
-    from trimtab.training.trie import build_forest
-
-    forest = build_forest([(group.prompt, group.responses)])
-    policy.eval()
-    with torch.no_grad():
-        tensors = to_tensors(forest, next(policy.parameters()).device)
-        trie = policy(**tensors)
-        for path, response in list(zip(forest.paths[0], group.responses, strict=True))[-2:]:
-            error = (trie[torch.from_numpy(path)] - plain_log_probs(policy.model, group.prompt, response)).abs().mean()
-            if not error < PROBE_TOLERANCE[config.dtype]:
-                raise ValueError(
-                    f"model: this architecture can't score a token trie (mean error {error:.3g} nats a token)"
-                )
-
-
-def build_trainer(
-    config: TrainingConfig, policy: Any, groups: list[TokenizedGroup], reference: dict[str, list[float]], output: Path
-) -> Any:
-    """The trainer of this worker, with DeepSpeed's configuration."""
-    from transformers import TrainingArguments
-
-    from trimtab.training.trainer import RankedTrainer, StepLog, collate
-
-    accumulation = config.groups_per_step // (config.groups_per_forward * config.num_workers)
-    arguments = TrainingArguments(
-        output_dir=str(output / "checkpoints"), per_device_train_batch_size=config.groups_per_forward,
-        gradient_accumulation_steps=accumulation, learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler_type, warmup_steps=config.warmup_ratio,
-        max_grad_norm=config.max_grad_norm, num_train_epochs=config.num_train_epochs, seed=config.seed,
-        bf16=config.dtype == "bfloat16", use_cpu=not config.use_gpu, save_steps=config.checkpoint_steps,
-        save_total_limit=1, report_to=[], disable_tqdm=True, logging_strategy="no", remove_unused_columns=False,
-        dataloader_pin_memory=False, deepspeed=deepspeed_config(config, accumulation),
-    )  # fmt: skip
-    log = StepLog(output / "steps.jsonl")
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    trainer = RankedTrainer(
-        config, reference, model=policy, args=arguments, train_dataset=groups, data_collator=collate,
-        callbacks=[log] if is_main else [],
-    )  # fmt: skip
-    log.trainer = trainer
-    return trainer
-
-
-def deepspeed_config(config: TrainingConfig, accumulation: int) -> dict[str, Any]:
-    """DeepSpeed's configuration; AdamW is torch's own on CPU, where DeepSpeed's needs a compiled kernel."""
-    stage: dict[str, Any] = {"stage": config.zero_stage}
-    if config.zero_stage == 3:
-        stage["stage3_gather_16bit_weights_on_model_save"] = True
-    adam = {"lr": config.learning_rate, "weight_decay": 0.0, "torch_adam": not config.use_gpu}
-    return {
-        "train_micro_batch_size_per_gpu": config.groups_per_forward,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": config.max_grad_norm,
-        "zero_optimization": stage,
-        "bf16": {"enabled": config.dtype == "bfloat16"},
-        "optimizer": {"type": "AdamW", "params": adam},
-    }
-
-
-def last_checkpoint(output: Path) -> str | None:
-    """The newest finished checkpoint of an interrupted run."""
-    from transformers.trainer_utils import get_last_checkpoint
-
-    folder = output / "checkpoints"
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
-
-
-def save(trainer: Any, base: str, config: TrainingConfig, target: Path) -> None:
-    """Write the trained model as a plain safetensors folder, adapters merged in float32; rank 0 writes."""
-    import torch
-    from transformers import AutoTokenizer
-
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if trainer.args.process_index != 0:
-        return
-    model = load_model(base, config).float()
-    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()}, strict=False)
-    merged = model.merge_and_unload() if config.lora else model
-    part = target.with_name(".model.part")
-    shutil.rmtree(part, ignore_errors=True)
-    merged.to(getattr(torch, config.dtype)).save_pretrained(part)
-    AutoTokenizer.from_pretrained(base).save_pretrained(part)
-    systems = sorted({(group.configuration, group.system or "") for group in read_groups(list(config.data))})
-    text = json.dumps({"configurations": [{"name": name, "system": system} for name, system in systems]}, indent=2)
-    (part / "trimtab.json").write_text(text, encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    part.replace(target)

@@ -1,61 +1,153 @@
-"""The policy as a module whose forward gives token log-probabilities of a forest.
+"""A causal language model as scorer of groups: its forward gives token log-probabilities of a layout.
 
-The vocabulary logits are computed in chunks inside the module's forward, so that those of a batch
-never stand in memory at once, and DeepSpeed's wrapper sees one ordinary forward.
+``as_scorer`` replaces the forward of a Hugging Face (or PEFT) model, which so stays what the libraries
+know how to save, shard and load, and DeepSpeed's wrapper sees one ordinary forward, in which ZeRO-3
+gathers the weights. The vocabulary logits are computed in chunks, so that those of a batch never stand
+in memory at once.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trimtab.training.trie import Forest
+from trimtab.training.trie import Forest, build_forest
 
 CHUNK = 512
+PROBE_TOLERANCE = {"bfloat16": 0.1, "float32": 1e-3}
+
+Form = Literal["trie", "grouped", "plain"]
+Group = tuple[Sequence[int], Sequence[Sequence[int]]]
+"""The ids of a prompt and of its responses."""
 
 
-class TriePolicy(nn.Module):
-    """A causal language model, perhaps with LoRA adapters, as scorer of forests."""
+@dataclass(frozen=True)
+class Layout:
+    """Groups laid out for one forward pass.
 
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
+    ``tensors`` are the arguments of ``score``; ``paths[g][i]`` are the places, in its result, of the tokens of
+    response i of group g; ``num_tokens`` is what the pass costs (padding included).
+    """
 
-    @property
-    def base(self) -> Any:
-        """The Hugging Face model below the adapters."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+    tensors: dict[str, Any]
+    paths: list[list[NDArray[np.int64]]]
+    num_tokens: int
 
-    def forward(
-        self, input_ids: Tensor, position_ids: Tensor, ancestors: Tensor, parents: Tensor, targets: Tensor
-    ) -> Tensor:
-        """Log-probabilities of the M scored tokens.
 
-        Args:
-            input_ids: ``[1, T]``.
-            position_ids: depth of each node, ``[1, T]``.
-            ancestors: bool, ``[1, 1, T, T]``, True where a node may look.
-            parents: node whose output predicts the target, ``[M]``.
-            targets: token ids, ``[M]``.
+def lay_out(groups: Sequence[Group], form: Form, device: torch.device) -> Layout:
+    """Lay out groups as a forest, or as a padded batch of whole sequences (``grouped``, ``plain``)."""
+    if form == "trie":
+        return _forest_layout(build_forest(groups), device)
+    return _batch_layout(groups, form, device)
 
-        Returns:
-            float32, ``[M]``, in nats.
-        """
-        base = self.base
-        hidden = base.get_decoder()(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=ancestors, use_cache=False
-        ).last_hidden_state[0, parents]
-        head = base.get_output_embeddings()
-        pieces = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
-        return torch.cat([self._chunk(head, states, wanted) for states, wanted in pieces])
 
-    def _chunk(self, head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return checkpoint(_log_probs, head, hidden, targets, use_reentrant=False)
-        return _log_probs(head, hidden, targets)
+def _forest_layout(forest: Forest, device: torch.device) -> Layout:
+    ids = torch.from_numpy(forest.token_ids).to(device)
+    tensors = {
+        "input_ids": ids[None],
+        "position_ids": torch.from_numpy(forest.positions).to(device)[None],
+        "ends": torch.from_numpy(forest.ends).to(device),
+        "parents": torch.from_numpy(forest.parents).to(device),
+        "targets": ids[torch.from_numpy(forest.scored).to(device)],
+    }
+    return Layout(tensors, forest.paths, len(forest.token_ids))
+
+
+def _batch_layout(groups: Sequence[Group], form: Form, device: torch.device) -> Layout:
+    rows = [[*prompt, *response] for prompt, responses in groups for response in responses]
+    length = max(map(len, rows))
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)], mask[number, : len(row)] = torch.tensor(row), 1
+    parents: list[NDArray[np.int64]] = []
+    paths: list[list[NDArray[np.int64]]] = []
+    scored = 0
+    for prompt, responses in groups:
+        paths.append([])
+        for response in responses:
+            start = len(parents) * length + len(prompt) - 1
+            parents.append(np.arange(start, start + len(response)))
+            paths[-1].append(np.arange(scored, scored + len(response)))
+            scored += len(response)
+    places = torch.from_numpy(np.concatenate(parents))
+    tensors = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "parents": places.to(device),
+               "targets": ids.flatten()[places + 1].to(device), "whole": form == "plain"}  # fmt: skip
+    return Layout(tensors, paths, ids.numel())
+
+
+def base_of(model: Any) -> Any:
+    """The Hugging Face model below the adapters, where there are any."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def as_scorer(model: Any) -> Any:
+    """Give a model (in place) the forward ``score``."""
+    model.forward = MethodType(score, model)
+    return model
+
+
+def score(
+    model: Any, input_ids: Tensor, parents: Tensor, targets: Tensor, position_ids: Tensor | None = None,
+    ends: Tensor | None = None, attention_mask: Tensor | None = None, whole: bool = False,
+) -> Tensor:  # fmt: skip
+    """Log-probabilities of the M scored tokens of a layout.
+
+    Args:
+        input_ids: ``[1, T]`` of a forest, or ``[R, L]`` of R padded sequences.
+        parents: place, in the flattened ``input_ids``, whose output predicts the target, ``[M]``.
+        targets: token ids, ``[M]``.
+        position_ids: depth of each node of a forest, ``[1, T]``.
+        ends: one behind the subtree of each node of a forest, ``[T]``.
+        attention_mask: ``[R, L]``, 0 where a sequence is padded.
+        whole: take the logits from the architecture's own forward, with whatever it does behind the head.
+
+    Returns:
+        float32, ``[M]``, in nats.
+    """
+    base = base_of(model)
+    if whole:
+        output = type(base).forward(base, input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return _log_probs(nn.Identity(), output.logits.flatten(0, 1)[parents], targets)
+    mask = attention_mask if ends is None else _tree_mask(ends, base.config._attn_implementation)
+    hidden = base.get_decoder()(
+        input_ids=input_ids, position_ids=position_ids, attention_mask=mask, use_cache=False
+    ).last_hidden_state.flatten(0, 1)[parents]
+    head = base.get_output_embeddings()
+    pieces = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+    return torch.cat([_chunk(head, states, wanted) for states, wanted in pieces])
+
+
+def _tree_mask(ends: Tensor, attention: str) -> Any:
+    """Who attends to whom in a forest: node j is seen by i when ``j <= i < ends[j]``."""
+    if attention == "flex_attention":
+        return block_mask(ends)
+    node = torch.arange(len(ends), device=ends.device)
+    return ((node <= node[:, None]) & (node[:, None] < ends))[None, None]
+
+
+def block_mask(ends: Tensor) -> Any:
+    """FlexAttention's block mask of a forest; blocks in which no node sees another are never computed."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query < ends[key])
+
+    return create_block_mask(sees, None, None, len(ends), len(ends), device=str(ends.device))
+
+
+def _chunk(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    if torch.is_grad_enabled():
+        return checkpoint(_log_probs, head, hidden, targets, use_reentrant=False)
+    return _log_probs(head, hidden, targets)
 
 
 def _log_probs(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -63,22 +155,39 @@ def _log_probs(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     return logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
-def to_tensors(forest: Forest, device: torch.device) -> dict[str, Tensor]:
-    """The arguments of ``TriePolicy.forward`` for a forest."""
-    ids = torch.from_numpy(forest.token_ids).to(device)
-    parents = torch.from_numpy(forest.parents).to(device)
-    return {
-        "input_ids": ids[None],
-        "position_ids": torch.from_numpy(forest.positions).to(device)[None],
-        "ancestors": torch.from_numpy(forest.ancestors).to(device)[None, None],
-        "parents": parents,
-        "targets": ids[torch.from_numpy(forest.scored).to(device)],
-    }
+def probe(scorer: Any, group: Group, dtype: str, wanted: str, device: torch.device) -> tuple[Form, dict[str, float]]:
+    """The first form that scores a real group as plain sequences do, and the mean errors seen, in nats a token.
+
+    An architecture that ignores a custom mask or positions (sliding window, ALiBi, linear attention) fails as
+    a trie and is computed as whole sequences; one that does something behind its head, through its own forward.
+
+    Args:
+        scorer: a model made by ``as_scorer``, or DeepSpeed's engine around one (then all workers call this).
+    """
+    errors: dict[str, float] = {}
+    forms: tuple[Form, ...] = ("grouped", "plain") if wanted == "grouped" else ("trie", "grouped", "plain")
+    plain = [_scored(scorer, (group[0], [response]), "plain", device)[0] for response in group[1][-2:]]
+    for form in forms:
+        try:
+            found = _scored(scorer, group, form, device)[-2:]
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, NotImplementedError):
+            if form == "plain":
+                raise
+            errors[form] = float("inf")
+            continue
+        errors[form] = float(torch.cat([(own - right).abs() for own, right in zip(found, plain, strict=True)]).mean())
+        if errors[form] < PROBE_TOLERANCE[dtype]:
+            return form, errors
+    raise ValueError(
+        f"model: scores a padded batch otherwise than single sequences (mean errors {errors} nats a token)"
+    )
 
 
-def plain_log_probs(model: Any, prompt: list[int], response: list[int]) -> Tensor:
-    """The same log-probabilities by one ordinary forward of one sequence: the reference of the probe and the tests."""
-    ids = torch.tensor([[*prompt, *response]], device=next(model.parameters()).device)
-    logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-    targets = ids[0, len(prompt) :]
-    return logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
+def _scored(scorer: Any, group: Group, form: Form, device: torch.device) -> list[Tensor]:
+    """Token log-probabilities of each response of a group, without gradient."""
+    layout = lay_out([group], form, device)
+    with torch.no_grad():
+        log_probs = scorer(**layout.tensors)
+    return [log_probs[torch.from_numpy(path).to(device)] for path in layout.paths[0]]

@@ -2,141 +2,153 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trimtab import cluster, models
-from trimtab.artifacts import Outcome, Record, require_record, run_stage
+from trimtab import cluster, models, registry
+from trimtab.artifacts import Outcome, Record, require_record, run_stage, write_text
 from trimtab.chat import Chat
 from trimtab.config import InputError
-from trimtab.console import Progress, say
+from trimtab.console import say
+from trimtab.training import pairwise
+from trimtab.training.card import model_card
 from trimtab.training.config import TrainingConfig
-from trimtab.training.data import read_groups, tokenize
+from trimtab.training.data import Prepared, tokenized
+from trimtab.training.plan import Item, make_plan, steps_of, write_plan
+from trimtab.training.progress import read_lines, watch
+from trimtab.training.store import write_groups
 
 STAGE = "train"
-POLL_S = 1.0
+ValidationFn = Callable[[Path], dict[str, float]]
+"""Takes a model folder, gives numbers; ``corr_mean`` among them where keep-best asks for it."""
 
 
-def run(config: TrainingConfig) -> Record:
+def run(config: TrainingConfig, *, validation_fn: ValidationFn | None = None) -> Record:
     """Train on ranked groups. Running it again goes on from the last checkpoint, or skips what is done.
 
+    Args:
+        validation_fn: called with each checkpoint's model folder, beside the training; what it gives is recorded.
+
     Raises:
-        InputError: an input is missing or unfinished, or the batch can't be divided among the workers.
+        InputError: an input is missing or unfinished, or the settings don't go together.
     """
+    refuse_what_does_not_fit(config, validation_fn)
+    if config.name:
+        registry.refuse_bad_name(config.name)
     folder = models.resolve(config.model)
-    per_forward = config.groups_per_forward * config.num_workers
-    if config.groups_per_step % per_forward:
-        problem = f"is no multiple of groups_per_forward x num_workers = {per_forward}"
-        raise InputError("groups_per_step", config.groups_per_step, problem, "change one of them")
-    if not config.data:
-        raise InputError("data", "[]", "no input", "give at least one output of trimtab synthesize")
-    records = [require_record("data", path, "synthesize") for path in config.data]
+    records = [require_record("data", part.path, "synthesize") for part in config.parts]
     inputs = {"model": models.fingerprint(folder)} | {f"data.{i}": r.fingerprint for i, r in enumerate(records)}
 
     def work(output: Path) -> Outcome:
-        return _train(config, folder, output)
+        return _train(config, folder, inputs["model"], output, validation_fn)
 
     return run_stage(STAGE, config.output, config, inputs, work)
 
 
-def _train(config: TrainingConfig, folder: Path, output: Path) -> Outcome:
-    groups, cut = tokenize(read_groups(list(config.data)), Chat.from_folder(str(folder)), config.max_length)
-    if not groups:
-        raise InputError("max_length", config.max_length, "leaves no group", "raise it or give shorter prompts")
-    say(f"  {len(groups)} groups; {cut.truncated_responses} responses cut, {cut.dropped_groups} groups dropped")
-    (output / "reference").mkdir(exist_ok=True)
+def refuse_what_does_not_fit(config: TrainingConfig, validation_fn: ValidationFn | None) -> None:
+    """Settings that exclude one another.
+
+    Raises:
+        InputError: naming the field and the remedy.
+    """
+    split = config.validation
+    watches = split.keep_best or split.early_stopping_patience
+    rules: list[tuple[bool, str, object, str, str]] = [
+        (not config.data, "data", "[]", "no input", "give at least one output of trimtab synthesize"),
+        (config.groups_per_step < config.num_workers, "groups_per_step", config.groups_per_step,
+         f"is fewer than num_workers = {config.num_workers}", "raise it, or use fewer workers"),
+        (config.label_smoothing > 0 and config.loss_type != "sigmoid", "label_smoothing", config.label_smoothing,
+         f"means nothing to loss_type {config.loss_type}", "set it to 0"),
+        (config.loss_type == "plackett_luce" and (config.pairs, config.pair_weights) != ("all", "uniform"), "pairs",
+         config.pairs, "plackett_luce takes the ranking as a whole", "leave pairs and pair_weights as they are"),
+        (config.reference == "adapter" and config.lora is None, "reference", "adapter", "needs adapters",
+         "set lora, or reference=precompute"),
+        (config.load_in_4bit and (config.lora is None or not config.use_gpu), "load_in_4bit", True,
+         "is for adapters on a GPU", "set lora and use_gpu, or leave it off"),
+        (config.attention == "flex_attention" and not config.use_gpu, "attention", "flex_attention",
+         "has no backward pass on CPU", "use sdpa"),
+        (bool(watches) and not split.share and split.metric != "corr_mean", "validation.share", split.share,
+         "nothing is held out to choose by", "hold out some prompts, such as 0.1"),
+        (bool(watches) and split.metric == "corr_mean" and validation_fn is None, "validation.metric", "corr_mean",
+         "no validation function was handed in", "call trimtab pipeline, or use loss or accuracy"),
+        (bool(split.early_stopping_patience) and split.metric == "corr_mean", "validation.early_stopping_patience",
+         split.early_stopping_patience, "corr_mean comes too late to stop by", "use metric=loss or accuracy"),
+    ]  # fmt: skip
+    for broken, field, value, problem, remedy in rules:
+        if broken:
+            raise InputError(field, value, problem, remedy)
+    if config.objective == "pairwise":
+        pairwise.refuse_what_trl_lacks(config)
+
+
+def _train(
+    config: TrainingConfig, folder: Path, model_print: str, output: Path, validation_fn: ValidationFn | None
+) -> Outcome:
+    prepared = prepare(config, folder, output)
+    from trimtab.training.fit import fit
+
     cluster.connect(config.ray)
-    with _watch(output, len(groups)):
-        _fit(config, folder, output)
-    steps = read_steps(output)
-    shutil.rmtree(output / "checkpoints", ignore_errors=True)
-    counts = {"groups": len(groups), "steps": len(steps), "tokens": int(sum(step["tokens"] for step in steps)),
-              "truncated_responses": cut.truncated_responses, "dropped_groups": cut.dropped_groups}  # fmt: skip
-    results = {"first": _mean(steps[:5]), "last": _mean(steps[-5:]), "model": models.fingerprint(output / "model")}
+    with watch(output, len(prepared.train) + len(prepared.validation)):
+        chosen = fit(config, folder, model_print, output, validation_fn)
+    steps, validation = read_lines(output / "steps.jsonl"), read_lines(output / "validation.jsonl")
+    counts = {"groups": len(prepared.train), "validation_groups": len(prepared.validation), "steps": len(steps),
+              "tokens": int(sum(step["tokens"] for step in steps)),
+              "truncated_responses": prepared.truncated_responses,
+              "dropped_groups": prepared.dropped_groups}  # fmt: skip
+    results: dict[str, Any] = {"first": _mean(steps[:5]), "last": _mean(steps[-5:]), "checkpoint": chosen.metrics}
+    if validation:
+        results["validation"] = validation[-1]
+    card = model_card(config, model_print, counts, results, prepared.systems)
+    chosen.export(folder, config, prepared.systems, card, output / "model")
+    results["model"] = models.fingerprint(output / "model")
+    if config.name:
+        results["registered"] = registry.register(config.name, output / "model", results["model"])
+        say(f"  registered as {results['registered']}")
+    shutil.rmtree(output / "ray", ignore_errors=True)
     return Outcome(counts=counts, results=results, timings_s={"steps": sum(step["seconds"] for step in steps)})
 
 
-def _fit(config: TrainingConfig, folder: Path, output: Path) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    from trimtab.training.loop import train_worker
-
-    absolute = config.model_copy(update={"data": tuple(path.resolve() for path in config.data)})
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "config": absolute.model_dump_json(),
-            "model": str(folder),
-            "output": str(output.resolve()),
-        },
-        scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=_resources(config)
-        ),
-        run_config=RunConfig(
-            name="ray", storage_path=str(output.resolve()),
-            failure_config=FailureConfig(max_failures=config.max_failures),
-        ),
-    )  # fmt: skip
-    trainer.fit()
+def prepare(config: TrainingConfig, folder: Path, output: Path) -> Prepared:
+    """Tokenize the mixture and draw the plan, or read both where an interrupted run left them."""
+    summary = output / "prepared.json"
+    if summary.is_file():
+        values = json.loads(summary.read_text(encoding="utf-8"))
+        train, validation = ([Item(**item) for item in values.pop(side)] for side in ("train", "validation"))
+        prepared = Prepared(train, validation, **values)
+    else:
+        prepared = Prepared()
+        write_groups(output / "groups.arrow", tokenized(config, Chat.from_folder(str(folder)), prepared))
+        if not prepared.train:
+            raise InputError("max_length", config.max_length, "leaves no group", "raise it or give shorter prompts")
+        write_text(summary, json.dumps(asdict(prepared)))
+    _write_plans(config, prepared, output)
+    say(f"  {len(prepared.train)} groups, {len(prepared.validation)} for validation; "
+        f"{prepared.truncated_responses} responses cut, {prepared.dropped_groups} groups dropped")  # fmt: skip
+    return prepared
 
 
-def _resources(config: TrainingConfig) -> dict[str, float]:
-    return {"CPU": config.cpus_per_worker, "GPU": 1} if config.use_gpu else {"CPU": config.cpus_per_worker}
-
-
-def read_steps(output: Path) -> list[dict[str, Any]]:
-    """The step log, each step once: after a resume the later line of a step counts."""
-    path = output / "steps.jsonl"
-    if not path.is_file():
-        return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    steps = {step["step"]: step for step in map(json.loads, lines)}
-    return [steps[number] for number in sorted(steps)]
+def _write_plans(config: TrainingConfig, prepared: Prepared, output: Path) -> None:
+    """The plans for this number of workers; a run that has checkpoints can't change it."""
+    shape = {"num_workers": config.num_workers, "max_tokens": config.max_tokens, "zero_stage": config.zero_stage}
+    path = output / "shape.json"
+    if path.is_file() and (output / "ray").is_dir():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in shape.items():
+            if before[name] != value:
+                problem = f"the checkpoints here were made with {before[name]}"
+                raise InputError(name, value, problem, "use that, or choose another output")
+    steps = steps_of(prepared.train, config.num_train_epochs, config.groups_per_step, config.seed)
+    write_plan(output / "plan.parquet", make_plan(steps, config.num_workers, config.max_tokens)[0])
+    validation = [prepared.validation] if prepared.validation else []
+    write_plan(output / "validation_plan.parquet", make_plan(validation, config.num_workers, config.max_tokens)[0])
+    write_text(path, json.dumps(shape))
 
 
 def _mean(steps: list[dict[str, Any]]) -> dict[str, float]:
     names = ("dpo_loss", "nll", "accuracy", "margin")
-    return {name: round(sum(step[name] for step in steps) / len(steps), 4) for name in names} if steps else {}
-
-
-@contextlib.contextmanager
-def _watch(output: Path, num_groups: int) -> Iterator[None]:
-    """Show the reference pass, then the steps, from the files that the workers write."""
-    stop = threading.Event()
-
-    def poll(reference: Progress) -> None:
-        training: Progress | None = None
-        while not stop.wait(POLL_S):
-            steps = read_steps(output)
-            if not steps:
-                reference.update(sum(int(path.read_text() or 0) for path in (output / "reference").glob("*.count")))
-                continue
-            if training is None:
-                reference.update(num_groups)
-                reference.__exit__()
-                training = Progress("training", steps[-1]["steps"], "steps").__enter__()
-            training.update(len(steps), _note(steps[-10:]))
-        if training is not None:
-            training.update(len(read_steps(output)))
-            training.__exit__()
-
-    with Progress("reference", num_groups, "groups") as progress:
-        thread = threading.Thread(target=poll, args=(progress,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-
-
-def _note(steps: list[dict[str, Any]]) -> str:
-    rate = sum(step["tokens"] for step in steps) / max(1e-9, sum(step["seconds"] for step in steps))
-    mean = _mean(steps)
-    return f"loss {mean['dpo_loss']:.3f}, pairs right {mean['accuracy']:.0%}, {rate:.0f} tokens/s"
+    present = [name for name in names if steps and name in steps[-1]]
+    return {name: round(sum(step[name] for step in steps) / len(steps), 4) for name in present}

@@ -1,120 +1,135 @@
-"""``transformers.Trainer`` with the loss of ranked groups; DeepSpeed, schedules and checkpoints are the library's."""
+"""``transformers.Trainer`` with the losses of ranked groups; DeepSpeed, schedules and trackers are the library's."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections import defaultdict
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer, TrainerControl
 
 from trimtab.training.config import TrainingConfig
-from trimtab.training.data import TokenizedGroup
-from trimtab.training.loss import ranked_dpo_loss
-from trimtab.training.plan import order
-from trimtab.training.policy import to_tensors
-from trimtab.training.trie import build_forest
+from trimtab.training.loss import group_loss
+from trimtab.training.metrics import Seen
+from trimtab.training.plan import Forward
+from trimtab.training.policy import Form, Layout, lay_out
+from trimtab.training.store import GroupStore, TokenizedGroup
 
 
 class BadLossError(RuntimeError):
     """The loss of a batch is not a number."""
 
 
-class RankedTrainer(Trainer):
-    """Trainer over lists of groups; the model is a ``TriePolicy``."""
+class Forwards(Dataset[dict[str, Any]]):
+    """The forward passes of a plan; the groups are read from the memory-mapped store when their turn comes."""
 
-    def __init__(self, config: TrainingConfig, reference: dict[str, list[float]], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.config = config
-        self.reference = reference
-        self.seen: dict[str, list[float]] = defaultdict(list)
+    def __init__(self, store: GroupStore, plan: Sequence[Forward]) -> None:
+        self.store, self.plan = store, plan
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        forward = self.plan[place]
+        return {"groups": [self.store[group_id] for group_id in forward.group_ids], "weight": forward.weight}
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """One forward pass a batch: how much it holds is the plan's decision."""
+    (item,) = items
+    return item
+
+
+class RankedTrainer(Trainer):
+    """Trainer over the forward passes of a plan; the model is made by ``policy.as_scorer``."""
+
+    form: Form = "trie"
+    reference: dict[str, list[float]]
+
+    def __init__(self, config: TrainingConfig, store: GroupStore, **kwargs: Any) -> None:
+        super().__init__(data_collator=collate, **kwargs)
+        self.config, self.store = config, store
+        self.reference = {}
+        self.seen = Seen()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """Mean over the batch's groups of their DPO loss and likelihood term."""
-        groups: list[TokenizedGroup] = inputs["groups"]
-        forest = build_forest([(group.prompt, group.responses) for group in groups])
-        log_probs = model(**to_tensors(forest, self.args.device))
-        losses = [self._group_loss(log_probs, *item) for item in zip(groups, forest.paths, strict=True)]
-        loss = torch.stack(losses).mean()
-        if not torch.isfinite(loss):
-            names = ", ".join(group.id for group in groups)
-            raise BadLossError(f"the loss is {loss.item()} on groups {names}; lower learning_rate or drop them")
-        self.seen["tokens"].append(len(forest.token_ids))
-        return loss
+        """The weighted sum over the pass's groups of preference loss and likelihood term.
 
-    def _group_loss(self, log_probs: Tensor, group: TokenizedGroup, paths: list[Any]) -> Tensor:
+        Averaged over workers and accumulated passes it is the mean over the step's groups.
+        """
+        groups: list[TokenizedGroup] = inputs["groups"]
+        layout = lay_out([(group.prompt, group.responses) for group in groups], self.form, self.args.device)
+        references = self._references(model, groups, layout)
+        log_probs = model(**layout.tensors)
+        items = zip(groups, layout.paths, references, strict=True)
+        losses = torch.stack([self._group_loss(log_probs, *item, count=inputs["weight"] > 0) for item in items])
+        if not torch.isfinite(losses).all():
+            bad = [group.id for group, loss in zip(groups, losses, strict=True) if not torch.isfinite(loss)]
+            raise BadLossError(
+                f"the loss is {losses.sum().item()} at step {self.state.global_step + 1} on groups "
+                f"{', '.join(bad)}; lower learning_rate or drop them; the last good checkpoint is kept"
+            )
+        self.seen.add_tokens(layout.num_tokens if inputs["weight"] > 0 else 0)
+        return losses.sum() * inputs["weight"]
+
+    def _references(self, model: Any, groups: list[TokenizedGroup], layout: Layout) -> list[list[float]]:
+        """Stored log-probabilities, or those of the same layout with the adapters switched off."""
+        if self.config.reference == "precompute":
+            return [self.reference[group.id] for group in groups]
+        with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
+            log_probs = model(**layout.tensors)
+        return [[float(log_probs[torch.from_numpy(path).to(log_probs.device)].double().sum()) for path in paths]
+                for paths in layout.paths]  # fmt: skip
+
+    def _group_loss(
+        self, log_probs: Tensor, group: TokenizedGroup, paths: list[Any], reference: list[float], count: bool
+    ) -> Tensor:
         places = [torch.from_numpy(path).to(log_probs.device) for path in paths]
         policy = torch.stack([log_probs[place].sum() for place in places])
-        reference = torch.tensor(self.reference[group.id], dtype=policy.dtype, device=policy.device)
-        dpo, margins = ranked_dpo_loss(policy, reference, self.config.beta, self.config.label_smoothing)
+        lengths = torch.tensor([len(place) for place in places], dtype=policy.dtype, device=policy.device)
+        wanted = torch.tensor(reference, dtype=policy.dtype, device=policy.device)
+        dpo, margins = group_loss(policy, wanted, lengths, self.config)
         demonstrations = zip(places[: group.num_demonstrations], group.learn_from, strict=False)
         length = self.config.likelihood_tokens
         nll = -torch.cat([log_probs[place[start:][:length]] for place, start in demonstrations]).mean()
-        for name, value in (("dpo_loss", dpo), ("nll", nll), ("accuracy", (margins > 0).float().mean()),
-                            ("margin", margins.mean())):  # fmt: skip
-            self.seen[name].append(float(value.detach()))
+        if count:
+            self.seen.add(float(dpo.detach()), float(nll.detach()), margins.tolist())
         return dpo + self.config.likelihood_weight * nll if self.config.likelihood_weight else dpo
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> PlannedOrder:
-        return PlannedOrder(self.train_dataset, self.config.seed)
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
 
-    def take_seen(self) -> dict[str, float]:
-        """Means of what was seen since the last call (tokens: their sum)."""
-        means = {name: sum(values) / len(values) for name, values in self.seen.items() if name != "tokens"}
-        means["tokens"] = sum(self.seen["tokens"])
-        self.seen.clear()
-        return means
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss, pair accuracy (by rank gap too) and margin over the validation plan, over all workers."""
+        dataset: Forwards = self.eval_dataset
+        kept, self.seen = self.seen, Seen()
+        self.model_wrapped.eval()
+        with torch.no_grad():
+            for place, forward in enumerate(dataset.plan):
+                if forward.worker == self.args.process_index:
+                    self.compute_loss(self.model_wrapped, dataset[place])
+        found, self.seen = self._gather(self.seen), kept
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.means(by_gap=True).items()}
+        self.log(metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
+    def _gather(self, seen: Seen) -> Seen:
+        if self.args.world_size == 1:
+            return seen
+        shares: list[Any] = [None] * self.args.world_size
+        torch.distributed.all_gather_object(shares, seen)
+        return Seen.joined(shares)
 
-class PlannedOrder(Sampler[int]):
-    """The seeded order of ``trimtab.training.plan``, another one each epoch."""
-
-    def __init__(self, groups: list[TokenizedGroup], seed: int) -> None:
-        self.place = {group.id: number for number, group in enumerate(groups)}
-        self.sources = [group.source for group in groups]
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's data loader."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.place)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter([self.place[group_id] for group_id in order(list(self.place), self.sources, self.epoch, self.seed)])
-
-
-class StepLog(TrainerCallback):
-    """Appends one JSON line for each optimizer step: what the progress line and the report's plot read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.trainer: RankedTrainer | None = None
-        self.started = time.monotonic()
-
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the step's clock (kept over accumulation)."""
-        self.started = time.monotonic()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write the step's line."""
-        assert self.trainer is not None
-        seen = {name: round(value, 5) for name, value in self.trainer.take_seen().items()}
-        line = {"step": state.global_step, "steps": state.max_steps, **seen,
-                "seconds": round(time.monotonic() - self.started, 3)}  # fmt: skip
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def collate(groups: list[TokenizedGroup]) -> dict[str, Any]:
-    """A batch is the list of its groups; the forest is built where the loss is."""
-    return {"groups": groups}
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the step's groups showed, over all workers, to what the library logs of a step."""
+        if "loss" in logs:
+            seen, self.seen = self._gather(self.seen), Seen()
+            logs |= seen.means()
+        super().log(logs, start_time)

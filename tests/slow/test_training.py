@@ -1,0 +1,210 @@
+"""Training for real on Ray Train and DeepSpeed: workers, ZeRO stages, packing and interruptions change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from trimtab import registry
+from trimtab.artifacts import Record, read_record
+from trimtab.config import InputError
+from trimtab.training import run as training
+from trimtab.training.config import LoRA, TrainingConfig, ValidationConfig
+from trimtab.training.progress import read_lines
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+
+SIZES = {"dtype": "float32", "learning_rate": 1e-3, "groups_per_step": 4, "report_to": ()}
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def straight(
+    tiny_model: Path, ranked_groups: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
+) -> Path:
+    """One worker, ZeRO-0, one group a forward pass, twelve steps without interruption."""
+    output = tmp_path_factory.mktemp("straight") / "out"
+    _train(output, tiny_model, ranked_groups, zero_stage=0)
+    return output
+
+
+def _train(output: Path, model: Path, groups: Path, **values: Any) -> Record:
+    config = {"output": output, "model": str(model), "data": (groups,), "num_train_epochs": 2, **SIZES, **values}
+    return training.run(TrainingConfig.model_validate(config))
+
+
+def _weights(output: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(output / "model" / "model.safetensors")
+
+
+def _distance(left: Path, right: Path, base: Path) -> float:
+    """Largest difference of two models' weights, relative to how far training moved them."""
+    from safetensors.torch import load_file
+
+    one, other, start = _weights(left), _weights(right), load_file(base / "model.safetensors")
+    moved = max(float((one[name] - start[name].float()).abs().max()) for name in one)
+    assert moved > 1e-3, "training did not move the weights"
+    return max(float((one[name] - other[name]).abs().max()) for name in one) / moved
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_workers": 2, "zero_stage": 2},
+        {"num_workers": 2, "zero_stage": 3, "max_tokens": 1200},
+        {"max_tokens": 2500, "zero_stage": 1, "gradient_checkpointing": True},
+        {"layout": "grouped"},
+    ],
+    ids=["zero-2", "zero-3 and packed", "packed, recomputed activations", "grouped"],
+)
+def test_how_the_work_is_spread_does_not_change_the_model(
+    straight: Path, tiny_model: Path, ranked_groups: Path, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    _train(tmp_path / "out", tiny_model, ranked_groups, **values)
+    steps, expected = (read_lines(folder / "steps.jsonl") for folder in (tmp_path / "out", straight))
+    assert len(steps) == len(expected) == 12
+    assert [step["dpo_loss"] for step in steps] == pytest.approx([step["dpo_loss"] for step in expected], rel=1e-3)
+    assert _distance(straight, tmp_path / "out", tiny_model) < 1e-2
+
+
+def test_loss_falls_from_log_two_and_the_record_says_what_was_made(straight: Path, tiny_model: Path) -> None:
+    steps = read_lines(straight / "steps.jsonl")
+    assert steps[0]["dpo_loss"] == pytest.approx(0.693147, abs=1e-4)
+    assert steps[-1]["dpo_loss"] < 0.68
+    record = read_record(straight)
+    assert record is not None
+    assert record.counts | {"tokens": 0} == {"groups": 24, "validation_groups": 0, "steps": 12, "tokens": 0,
+                                             "truncated_responses": 0, "dropped_groups": 0}  # fmt: skip
+    systems = json.loads((straight / "model" / "trimtab.json").read_text())["configurations"]
+    card = (straight / "model" / "README.md").read_text()
+    assert [entry["name"] for entry in systems] == ["harmless", "uncensored"]
+    assert all(f"**{entry['name']}**: {entry['system']}" in card for entry in systems)
+    assert str(tiny_model.parent) not in card
+
+
+def test_killed_worker_is_started_again_from_its_checkpoint(
+    straight: Path, tiny_model: Path, ranked_groups: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    killed: list[int] = []
+
+    def kill_worker() -> None:
+        """kill -9 of the train worker that this test's Ray started, once step 5 is done and 4 is saved."""
+        while not killed:
+            time.sleep(0.05)
+            saved = (output / "ray" / "checkpoint_manager_snapshot.json").is_file()
+            if saved and len(read_lines(output / "steps.jsonl")) >= 5:
+                workers = [child for child in psutil.Process().children(recursive=True) if _is_train_worker(child)]
+                for worker in workers:
+                    os.kill(worker.pid, signal.SIGKILL)
+                    killed.append(worker.pid)
+
+    thread = threading.Thread(target=kill_worker, daemon=True)
+    thread.start()
+    _train(output, tiny_model, ranked_groups, zero_stage=0, save_steps=2)
+    assert len(killed) == 1
+    lines = (output / "steps.jsonl").read_text().splitlines()
+    assert 12 < len(lines) < 12 + 8, "it began again, or was never killed"
+    assert _distance(straight, output, tiny_model) == 0
+
+
+def _is_train_worker(process: psutil.Process) -> bool:
+    try:
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_checkpoints_of_another_number_of_workers_are_refused(
+    tiny_model: Path, tmp_path: Path, ranked_groups: Path
+) -> None:
+    output = tmp_path / "out"
+    _train(output, tiny_model, ranked_groups, zero_stage=0, num_train_epochs=0.2)
+    (output / "record.json").unlink()  # as after a kill
+    (output / "ray").mkdir()
+    with pytest.raises(InputError, match=r"num_workers: 2: the checkpoints here were made with 1; use that, or choose"):
+        _train(output, tiny_model, ranked_groups, zero_stage=0, num_train_epochs=0.2, num_workers=2)
+    assert (output / "model" / "model.safetensors").is_file()
+
+
+def test_loss_that_is_no_number_names_its_groups_and_keeps_the_checkpoint(
+    tiny_model: Path, ranked_groups: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Exception, match=r"the loss is nan at step \d+ on groups [0-9a-f]{20}"):
+        _train(tmp_path / "out", tiny_model, ranked_groups, learning_rate=1e18, save_steps=1, max_grad_norm=1e9)
+    assert list((tmp_path / "out").glob("ray/checkpoint-0*"))
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_adapters_switched_off_are_the_reference_that_is_stored(
+    tiny_model: Path, ranked_groups: Path, tmp_path: Path
+) -> None:
+    common = {"lora": LoRA(r=4), "num_train_epochs": 1, "num_workers": 1}
+    _train(tmp_path / "stored", tiny_model, ranked_groups, **common)
+    _train(tmp_path / "adapter", tiny_model, ranked_groups, reference="adapter", merge=False, **common)
+    losses = [
+        [step["dpo_loss"] for step in read_lines(tmp_path / name / "steps.jsonl")] for name in ("stored", "adapter")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[0][-1] < losses[0][0]
+    assert not (tmp_path / "adapter" / "reference").exists()
+    assert {path.name for path in (tmp_path / "adapter" / "model").glob("adapter*")} == {
+        "adapter_config.json", "adapter_model.safetensors"
+    }  # fmt: skip
+
+
+def test_best_checkpoint_is_kept_by_the_callers_function_and_registered(
+    tiny_model: Path, ranked_groups: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    output, seen = tmp_path / "out", tmp_path / "seen"
+    seen.mkdir()
+
+    def corr(model: Path) -> dict[str, float]:
+        """A measure that the second of the three checkpoints wins."""
+        assert (model / "tokenizer.json").is_file()
+        number = len(list(seen.iterdir()))
+        (seen / f"{number}.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+        return {"corr_mean": [0.1, 0.3, 0.2][number]}
+
+    split = ValidationConfig(share=0.2, metric="corr_mean", keep_best=True)
+    values = {"output": output, "model": str(tiny_model), "data": (ranked_groups,), "validation": split,
+              "save_steps": 2, "name": "tiny", **SIZES, "report_to": ("tensorboard",)}  # fmt: skip
+    record = training.run(TrainingConfig.model_validate(values), validation_fn=corr)
+    assert record.results["checkpoint"]["corr_mean"] == 0.3
+    assert record.results["checkpoint"]["step"] == 4
+    best, kept = load_file(seen / "1.safetensors"), _weights(output)
+    assert all(bool((best[name] == kept[name]).all()) for name in kept)
+    validation = read_lines(output / "validation.jsonl")
+    assert [line["step"] for line in validation] == [2, 4, 5]
+    assert {"eval_accuracy_gap_1", "eval_accuracy_gap_5", "eval_dpo_loss", "eval_margin"} <= set(validation[0])
+    assert record.counts["groups"] + record.counts["validation_groups"] == 24
+    assert registry.entry_of("tiny@1")["fingerprint"] == record.results["model"]
+    assert list((output / "tensorboard").glob("events.*"))
+
+
+def test_pairwise_is_trls_trainer_on_the_same_groups(tiny_model: Path, ranked_groups: Path, tmp_path: Path) -> None:
+    split = ValidationConfig(share=0.2)
+    record = _train(tmp_path / "out", tiny_model, ranked_groups, objective="pairwise", num_train_epochs=1,
+                    zero_stage=0, validation=split, learning_rate=3e-4)  # fmt: skip
+    steps = read_lines(tmp_path / "out" / "steps.jsonl")
+    assert record.counts["steps"] == len(steps) == 5
+    assert steps[0]["dpo_loss"] == pytest.approx(0.693147, abs=1e-3)
+    assert steps[-1]["dpo_loss"] < steps[0]["dpo_loss"]
+    assert record.results["validation"]["eval_accuracy"] > 0.4
+    assert _weights(tmp_path / "out")
