@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__.split("\n")[0], rich_markup_mode=None)
-model_app = typer.Typer(no_args_is_help=True, help="Fetch models.")
+model_app = typer.Typer(no_args_is_help=True, help="Fetch, list and promote models.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model.")
 app.add_typer(model_app, name="model")
 app.add_typer(evaluate_app, name="evaluate")
@@ -106,6 +106,34 @@ def fetch(name: Annotated[str, typer.Argument(help="An embedded model, such as s
 
     with quiet(registry.home() / "fetch.log"):
         say(f"{name}: {models.fetch(name)}")
+
+
+@model_app.command("list")
+def list_models() -> None:
+    """List the registered models: versions, aliases, folders."""
+    from trimtab import registry
+
+    for name in registry.names():
+        moved = registry.aliases(name)
+        for version, entry in registry.versions(name).items():
+            meant_by = " ".join(f"@{alias}" for alias, at in moved.items() if at == version)
+            typer.echo(f"{name}@{version}  {entry['created']}  {entry['folder']}  {meant_by}".rstrip())
+
+
+@model_app.command("promote")
+def promote(config: ConfigFile = None, overrides: Overrides = [], dry_run: DryRun = False) -> None:  # noqa: B006
+    """Let an alias (production) mean a registered model, if its evaluations pass the gates."""
+    from trimtab import registry
+    from trimtab.config import load
+
+    resolved = load(registry.PromoteConfig, config, overrides)
+    if dry_run:
+        typer.echo(resolved.dump_yaml(), nl=False)
+        return
+    seen = registry.promote(resolved)
+    name = resolved.model.partition("@")[0]
+    passed = ", ".join(f"{gate} {value:.3f}" for gate, value in seen.items()) or "no gate was set"
+    typer.echo(f"{name}@{resolved.alias} is now {resolved.model} ({passed})")
 
 
 def run_job(command: str) -> None:

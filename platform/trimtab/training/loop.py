@@ -146,7 +146,19 @@ def load_model(folder: str, config: TrainingConfig) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, config.dtype), attn_implementation=attention, trust_remote_code=False, **extra
     )
+    without_dropout(model)
     return with_adapters(model, config) if config.lora else model
+
+
+def without_dropout(model: Any) -> None:
+    """Switch the base model's dropout off, as TRL does: a policy must begin equal to its reference."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 def with_adapters(model: Any, config: TrainingConfig) -> Any:

@@ -1,0 +1,79 @@
+"""Does it learn as well? The trie on whole groups against TRL on the same pairs, shuffled, over three seeds."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.bench._training import MODEL, source, synthesized
+from trimtab import cluster, models
+from trimtab.artifacts import Record
+from trimtab.console import quiet, say
+from trimtab.evaluation import prefill
+from trimtab.evaluation.prefill import PrefillConfig
+from trimtab.training import run as training
+from trimtab.training.config import TrainingConfig, ValidationConfig
+
+SEEDS = (0, 1, 2)
+OBJECTIVES = ("ranked", "pairwise")
+NUM_GROUPS = 20
+SETTINGS: dict[str, Any] = {
+    "learning_rate": 5e-5, "groups_per_step": 1, "max_length": 8192, "report_to": (),
+    "validation": ValidationConfig(share=0.25), "save_steps": 1000,
+}  # fmt: skip
+
+
+def run() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Corr_mean and validation accuracy of each objective and seed, and the differences with their intervals."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch, quiet(Path(scratch) / "log"):
+        folder = Path(scratch)
+        groups = synthesized(folder / "groups", NUM_GROUPS, "one_opener")
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in OBJECTIVES}
+        base = _corr(models.fetch(MODEL), folder / "base")
+        for seed in SEEDS:
+            for objective in OBJECTIVES:
+                measured = _one(folder / f"{objective}-{seed}", groups, objective, seed)
+                found[objective].append(measured)
+                say(f"  {objective}, seed {seed}: {measured}")
+        compared = {
+            seed: prefill.compare(folder / f"pairwise-{seed}" / "corr", folder / f"ranked-{seed}" / "corr").model_dump()
+            for seed in SEEDS
+        }
+    figures: dict[str, Any] = {"corr_mean_base": base.results["corr_mean"]["value"]}
+    for name in ("corr_mean", "validation_accuracy", "validation_loss", "train_seconds"):
+        for objective in OBJECTIVES:
+            figures[f"{name}_{objective}"] = [measured[name] for measured in found[objective]]
+    for name in ("corr_mean", "validation_accuracy"):
+        figures[f"{name}_difference"] = _difference(found, name)
+    settings = {"model": MODEL, "data": "published C²-EVAL subset" if source().data else "shipped sample",
+                "groups": NUM_GROUPS, "seeds": SEEDS, "judge": "rules-1", "per_seed_corr_difference": compared,
+                "training": {name: str(value) for name, value in SETTINGS.items()}}  # fmt: skip
+    return figures, settings
+
+
+def _one(output: Path, groups: Path, objective: str, seed: int) -> dict[str, float]:
+    config = TrainingConfig.model_validate(
+        {"output": output / "train", "data": (groups,), "objective": objective, "seed": seed, **SETTINGS}
+    )
+    record = training.run(config)
+    corr = _corr(output / "train" / "model", output / "corr")
+    validation = record.results["validation"]
+    return {"corr_mean": corr.results["corr_mean"]["value"], "validation_accuracy": validation["eval_accuracy"],
+            "validation_loss": validation["eval_dpo_loss"], "train_seconds": record.timings_s["steps"]}  # fmt: skip
+
+
+def _corr(model: Path, output: Path) -> Record:
+    record = prefill.run(PrefillConfig(output=output, model=str(model), source=source()))
+    cluster.disconnect()
+    return record
+
+
+def _difference(found: dict[str, list[dict[str, float]]], name: str) -> dict[str, Any]:
+    """Mean over seeds of ranked minus pairwise, with a t interval: three seeds, so a wide one."""
+    from scipy.stats import ttest_1samp
+
+    differences = [r[name] - p[name] for r, p in zip(found["ranked"], found["pairwise"], strict=True)]
+    interval = ttest_1samp(differences, 0).confidence_interval()
+    mean = sum(differences) / len(differences)
+    return {"values": differences, "mean": mean, "low": float(interval.low), "high": float(interval.high)}
