@@ -197,7 +197,25 @@ def test_shipped_serve_configuration_loads() -> None:
     assert config.host == "127.0.0.1"
 
 
+PRESETS = sorted((ROOT / "jobs" / "configs" / "train").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_training_preset_loads_and_its_settings_go_together(path: Path) -> None:
+    from trimtab.training.config import TrainingConfig
+    from trimtab.training.run import refuse_what_does_not_fit
+
+    config = load(TrainingConfig, path, ["output=x", "data=[y]"])
+    refuse_what_does_not_fit(config, None)
+    assert path.read_text(encoding="utf-8").startswith("# ")
+    if config.load_in_4bit:  # the published CST settings (arXiv 2404.00495)
+        assert config.lora is not None
+        assert (config.lora.r, config.lora.lora_alpha, config.lora.lora_dropout, config.beta) == (24, 48, 0.05, 0.1)
+        assert len(config.lora.target_modules) == 7
+
+
 def test_some_configuration_ships() -> None:
+    assert len(PRESETS) >= 12
     assert "demo.yaml" in [path.name for path in SHIPPED]
 
 

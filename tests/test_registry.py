@@ -82,7 +82,7 @@ def test_alias_moves_to_a_model_that_passes(model: Path, tmp_path: Path, capsys:
     _register(model)
     corr = _evaluated(tmp_path / "corr", "evaluate prefill", models.fingerprint(model), {"corr_mean": _rate(0.2)})
     for arguments in (["promote", "--set", "model=guard@1", "--set", f"prefill={corr}"], ["list"]):
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             main(["model", *arguments])
     promoted, listed = capsys.readouterr().out.splitlines()
     assert promoted == "guard@production is now guard@1 (corr_mean 0.200)"

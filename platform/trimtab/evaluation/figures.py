@@ -58,14 +58,18 @@ def quadrants(points: Mapping[str, tuple[Estimate, Estimate]]) -> Figure:
     return figure
 
 
-def losses(steps: Sequence[Mapping[str, Any]]) -> Figure:
-    """DPO loss above, margin of the better answer below, over the optimizer steps."""
+def losses(steps: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]] = ()) -> Figure:
+    """DPO loss above, margin of the better answer below, over the optimizer steps; validation as dots."""
     figure, (loss, margin) = _canvas(4.4, rows=2)
     numbers = [step["step"] for step in steps]
     loss.axhline(math.log(2), color=INK, linestyle=(0, (4, 3)), linewidth=1, label="untrained (ln 2)")
     loss.plot(numbers, [step["dpo_loss"] for step in steps], color=COLORS[1], linewidth=1.8, label="DPO loss")
     margin.axhline(0, color=INK, linestyle=(0, (4, 3)), linewidth=1)
     margin.plot(numbers, [step["margin"] for step in steps], color=COLORS[2], linewidth=1.8)
+    if validation:
+        at, dots = [line["step"] for line in validation], {"linestyle": "none", "marker": "o", "color": INK}
+        loss.plot(at, [line["eval_dpo_loss"] for line in validation], label="validation", **dots)
+        margin.plot(at, [line["eval_margin"] for line in validation], **dots)
     loss.set(ylabel="DPO loss")
     margin.set(ylabel="margin", xlabel="optimizer step")
     _legend(loss)

@@ -239,8 +239,9 @@ def _scoring(record: Record) -> dict[str, Any]:
 
 def _write(config: ReportConfig, sides: list[Side], stages: dict[str, Record], output: Path) -> Outcome:
     rows = measures(sides)
-    steps = _steps(config.training) if config.training else []
-    pictures = _pictures(sides, steps)
+    training = config.training
+    logs = [_steps(training / name) for name in ("steps.jsonl", "validation.jsonl")] if training else [[], []]
+    pictures = _pictures(sides, *logs)
     for name, drawing in pictures.items():
         drawing.savefig(output / f"{name}.png")
     context = {
@@ -257,16 +258,15 @@ def _write(config: ReportConfig, sides: list[Side], stages: dict[str, Record], o
     return Outcome(counts={"models": len(sides), "scored_values": scored, "pictures": len(pictures)}, results=results)
 
 
-def _pictures(sides: list[Side], steps: list[dict[str, Any]]) -> dict[str, Figure]:
+def _pictures(sides: list[Side], steps: list[dict[str, Any]], validation: list[dict[str, Any]]) -> dict[str, Figure]:
     curves = {s.model.name: {k: s.estimate("prefill", "corr", str(k)) for k in _ks(sides)} for s in sides}
     points = {s.model.name: (s.estimate("configurable", "s0"), s.estimate("configurable", "s1")) for s in sides}
     drawn = {"corr": figures.corr_curves(curves), "s0_s1": figures.quadrants(points)}
-    return drawn | ({"loss": figures.losses(steps)} if steps else {})
+    return drawn | ({"loss": figures.losses(steps, validation)} if steps else {})
 
 
-def _steps(training: Path) -> list[dict[str, Any]]:
-    """The step log of a training, each step once: after a resume the later line of a step counts."""
-    path = training / "steps.jsonl"
+def _steps(path: Path) -> list[dict[str, Any]]:
+    """A log of a training, each step once: after a resume the later line of a step counts."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     steps = {step["step"]: step for step in map(json.loads, [line for line in lines if line.endswith("}")])}
     return [steps[number] for number in sorted(steps)]

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from trimtab.training.store import GroupStore
 
 SCHEMA = pa.schema([("id", pa.string()), ("log_probs", pa.list_(pa.float64()))])
-CHUNK = 32
+CHUNK = 16
 
 
 def score(scorer: Any, form: Any, store: GroupStore, ids: Sequence[str], folder: Path, device: Any) -> None:
