@@ -226,3 +226,19 @@ def test_too_few_prompts_are_an_error(num: int) -> None:
 )
 def test_normalized_prompt(prompt: str, plain: str) -> None:
     assert normalize(prompt) == plain
+
+
+def test_validation_prompts_are_neither_trained_nor_reported_on(tmp_path: Path) -> None:
+    rows = [_row(prompt=" ".join(random.Random(number).sample(WORDS, 6))) for number in range(36)]
+    requests, _ = _read(_jsonl(tmp_path / "rows.jsonl", rows))
+    common = {"num_evaluation_prompts": 8, "num_validation_prompts": 5}
+    training, evaluation = split_requests(requests, SourceConfig(**common))
+    again, validation = split_requests(requests, SourceConfig(**common, split="validation"))
+    sides = [{normalize(r.prompt) for r in side} for side in (training, evaluation, validation)]
+    assert again == training
+    assert len(sides[1]) >= 8
+    assert len(sides[2]) >= 5
+    assert sum(map(len, sides)) == len(set().union(*sides)) == 36
+    assert evaluation == split_requests(requests, SourceConfig(num_evaluation_prompts=8))[1]
+    with pytest.raises(InputError, match=r"^num_validation_prompts: 30: 36 distinct prompts cannot hold out 30"):
+        split_requests(requests, SourceConfig(num_evaluation_prompts=8, num_validation_prompts=30))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from trimtab.cluster import RayConfig
 from trimtab.config import Config, placement
 from trimtab.console import say, show
 from trimtab.engine import VLLMEngine
-from trimtab.evaluation import report, suite
+from trimtab.evaluation import prefill, report, suite
 from trimtab.evaluation.configurable import ConfigurableConfig
 from trimtab.evaluation.prefill import PrefillConfig
 from trimtab.evaluation.report import ReportConfig, ReportedModel
@@ -32,7 +33,7 @@ from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.recipe import CourseCorrectionRecipe
 from trimtab.synthesis.run import SynthesisConfig
 from trimtab.training import run as training
-from trimtab.training.config import LoRA, LossConfig, TrainingConfig
+from trimtab.training.config import LoRA, LossConfig, TrainingConfig, ValidationConfig
 
 STAGE = "pipeline"
 
@@ -52,6 +53,10 @@ class TrainingSettings(LossConfig):
     """Prompt and one response together, in tokens."""
     lora: LoRA | None = LoRA()
     """Adapters; none trains all parameters."""
+    validation: ValidationConfig = ValidationConfig()
+    """Validation at checkpoints; ``metric: corr_mean`` measures Corr@k on ``num_validation_prompts``."""
+    save_steps: int = placement(25, ge=1)
+    """Steps between checkpoints."""
 
 
 class PipelineConfig(Config):
@@ -63,6 +68,8 @@ class PipelineConfig(Config):
     """Requests in PKU-SafeRLHF format; none: the shipped sample."""
     num_evaluation_prompts: int = Field(48, ge=2)
     """Prompts held out for evaluation."""
+    num_validation_prompts: int = Field(0, ge=0)
+    """Prompts held out besides, on which Corr@k of the checkpoints is measured beside the training."""
     model: str = placement("smollm2-135m")
     """The base model; an embedded one is fetched first."""
     num_requests: int | None = Field(None, ge=1)
@@ -84,7 +91,10 @@ class PipelineConfig(Config):
     @property
     def source(self) -> SourceConfig:
         """The one source of all stages."""
-        return SourceConfig(data=self.data, num_evaluation_prompts=self.num_evaluation_prompts)
+        return SourceConfig(
+            data=self.data, num_evaluation_prompts=self.num_evaluation_prompts,
+            num_validation_prompts=self.num_validation_prompts,
+        )  # fmt: skip
 
 
 def run(config: PipelineConfig, keep_ray: bool = False) -> Record:
@@ -103,7 +113,7 @@ def run(config: PipelineConfig, keep_ray: bool = False) -> Record:
     with _step(config, 2, "synthesis: ranked groups and their flips"):
         synthesis.run(synthesis_config(config, base))
     with _step(config, 3, "training: DPO on token tries, harmless and uncensored at once"):
-        training.run(training_config(config, base))
+        training.run(training_config(config, base), validation_fn=corr_validation(config))
     with _step(config, 4, "tuned model: the same measurements"):
         measure(config, tuned, config.output / "tuned", config.output / "base" / "retention")
     with _step(config, 5, "report"):
@@ -183,6 +193,21 @@ def training_config(config: PipelineConfig, model: str) -> TrainingConfig:
     settings = {name: getattr(config.training, name) for name in TrainingSettings.model_fields}
     data = (config.output / "groups",)
     return TrainingConfig(output=config.output / "train", model=model, data=data, ray=config.ray, **settings)
+
+
+def corr_validation(config: PipelineConfig) -> training.ValidationFn | None:
+    """The function that measures Corr@k of a checkpoint's model on the validation prompts; None without any."""
+    if not config.num_validation_prompts:
+        return None
+    source = config.source.model_copy(update={"split": "validation"})
+    settings = {"source": source, "engine": config.engine, "ray": config.ray}
+
+    def measure_corr(model: Path) -> dict[str, float]:
+        with tempfile.TemporaryDirectory(prefix="trimtab-corr-") as folder:
+            record = prefill.run(PrefillConfig(output=Path(folder) / "corr", model=str(model), **settings))
+        return {"corr_mean": float(record.results["corr_mean"]["value"])}
+
+    return measure_corr
 
 
 def _how_measured(config: PipelineConfig) -> str:

@@ -12,7 +12,9 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from trimtab.config import Config, InputError
 from trimtab.schemas import Quarantined, Request, make_id
@@ -31,6 +33,10 @@ class SourceConfig(Config):
     """A PKU-SafeRLHF-format file (.jsonl, .json or .parquet); none: the sample shipped with trimtab."""
     num_evaluation_prompts: int = 48
     """Distinct prompts held out for evaluation; the rest is for training."""
+    num_validation_prompts: int = Field(0, ge=0)
+    """Distinct prompts besides, for choosing a checkpoint while training; neither trained nor reported on."""
+    split: Literal["evaluation", "validation"] = "evaluation"
+    """Which held-out prompts an evaluation measures."""
     split_seed: int = 0
     max_bad_share: float = 0.01
     """The run fails when more than this share of the rows is bad."""
@@ -186,21 +192,31 @@ def _parquet_rows(field: str, path: Path) -> list[Any]:
 
 
 def split_requests(requests: list[Request], config: SourceConfig) -> tuple[list[Request], list[Request]]:
-    """(training, evaluation) requests. Whole clusters of near-duplicate prompts go to one side.
+    """(training, held out) requests. Whole clusters of near-duplicate prompts go to one side.
 
-    The draw is a seeded hash of the normalized prompt, so it doesn't depend on the file's order.
+    The draw is a seeded hash of the normalized prompt, so it doesn't depend on the file's order. First the
+    evaluation prompts are drawn, then those of validation from the rest; ``config.split`` says which are meant.
 
     Raises:
         InputError: fewer distinct prompts than asked for, with at least one left for training.
     """
-    places = hold_out([request.prompt for request in requests], config.num_evaluation_prompts, config.split_seed)
-    evaluation = [request for place, request in enumerate(requests) if place in places]
-    training = [request for place, request in enumerate(requests) if place not in places]
-    if len({normalize(r.prompt) for r in evaluation}) < config.num_evaluation_prompts or not training:
-        distinct = len({normalize(request.prompt) for request in requests})
-        problem = f"{distinct} distinct prompts cannot hold out {config.num_evaluation_prompts} and leave any"
-        raise InputError("num_evaluation_prompts", config.num_evaluation_prompts, problem, "lower it or add rows")
-    return training, evaluation
+    evaluation, rest = _drawn(requests, config.num_evaluation_prompts, config.split_seed)
+    validation, training = _drawn(rest, config.num_validation_prompts, config.split_seed)
+    wanted = {"num_evaluation_prompts": evaluation, "num_validation_prompts": validation}
+    for field, side in wanted.items():
+        count: int = getattr(config, field)
+        if len({normalize(request.prompt) for request in side}) < count or not training:
+            distinct = len({normalize(request.prompt) for request in requests})
+            problem = f"{distinct} distinct prompts cannot hold out {count} and leave any"
+            raise InputError(field, count, problem, "lower it or add rows")
+    return training, (evaluation if config.split == "evaluation" else validation)
+
+
+def _drawn(requests: list[Request], count: int, seed: int) -> tuple[list[Request], list[Request]]:
+    """(held out, the rest), in file order."""
+    places = hold_out([request.prompt for request in requests], count, seed) if count else set()
+    held = [request for place, request in enumerate(requests) if place in places]
+    return held, [request for place, request in enumerate(requests) if place not in places]
 
 
 def hold_out(prompts: Sequence[str], count: int, seed: int) -> set[int]:

@@ -18,6 +18,7 @@ from trimtab.artifacts import Record, read_record
 from trimtab.config import InputError
 from trimtab.training import run as training
 from trimtab.training.config import LoRA, TrainingConfig, ValidationConfig
+from trimtab.training.fit import TrainingError
 from trimtab.training.progress import read_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
@@ -144,7 +145,7 @@ def test_checkpoints_of_another_number_of_workers_are_refused(
 def test_loss_that_is_no_number_names_its_groups_and_keeps_the_checkpoint(
     tiny_model: Path, ranked_groups: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(Exception, match=r"the loss is nan at step \d+ on groups [0-9a-f]{20}"):
+    with pytest.raises(TrainingError, match=r"BadLossError: the loss is nan at step \d+ on groups [0-9a-f]{20}"):
         _train(tmp_path / "out", tiny_model, ranked_groups, learning_rate=1e18, save_steps=1, max_grad_norm=1e9)
     assert list((tmp_path / "out").glob("ray/checkpoint-0*"))
     assert not (tmp_path / "out" / "model").exists()

@@ -97,8 +97,7 @@ class RayCheckpoints(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Report the checkpoint that was just written."""
         from ray import train
-        from ray.train import Checkpoint
-        from ray.train.v2.api.report_config import CheckpointUploadMode
+        from ray.train import Checkpoint, CheckpointUploadMode
 
         assert args.output_dir is not None
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -64,7 +64,7 @@ def fit(
         ),
         validation_config=_validation(config, folder, validation_fn),
     )  # fmt: skip
-    result = trainer.fit()
+    result = _fitted(trainer)
     measured = list(result.best_checkpoints or [])
     wanted = [(found, numbers) for found, numbers in measured if metric in numbers]
     if config.validation.keep_best and wanted:
@@ -72,6 +72,22 @@ def fit(
     else:
         checkpoint, metrics = max(measured, key=lambda entry: entry[1]["step"])
     return Chosen(checkpoint, dict(metrics), config.cpus_per_worker)
+
+
+class TrainingError(RuntimeError):
+    """Why a worker stopped, in one line."""
+
+
+def _fitted(trainer: Any) -> Any:
+    """The result; what a worker raised becomes one line, its traceback stays behind it."""
+    from ray.train import WorkerGroupError
+
+    try:
+        return trainer.fit()
+    except WorkerGroupError as error:
+        reasons = [str(failure).strip().splitlines() for failure in error.worker_failures.values()]
+        lines = [reason[-1] for reason in reasons if reason]
+        raise TrainingError(lines[0] if lines else str(error)) from error
 
 
 def worker_of(config: TrainingConfig) -> Callable[[dict[str, Any]], None]:

@@ -34,7 +34,15 @@ def train_worker(arguments: dict[str, Any]) -> None:
         else:
             with checkpoint.as_directory() as folder:
                 trainer.train(resume_from_checkpoint=folder)
-        train.get_all_reported_checkpoints()  # waits for uploads: they read from the scratch folder
+        wait_for_uploads()
+
+
+def wait_for_uploads() -> None:
+    """Checkpoints are uploaded from the scratch folder, so it must stay until all are; validations may go on."""
+    from ray import train
+    from ray.train import CheckpointConsistencyMode
+
+    train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED)
 
 
 def prepare_process(config: TrainingConfig, output: Path) -> None:

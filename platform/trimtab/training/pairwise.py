@@ -47,7 +47,7 @@ def pair_rows(groups: Path, ids: Sequence[str], adjacent: bool = False) -> Itera
 
 def train_pairs_worker(arguments: dict[str, Any]) -> None:
     """The train loop of one worker; arguments as for ``loop.train_worker``."""
-    from trimtab.training.loop import prepare_process, use_all_cores
+    from trimtab.training.loop import prepare_process, use_all_cores, wait_for_uploads
 
     config = TrainingConfig.model_validate_json(arguments["config"])
     prepare_process(config, Path(arguments["output"]))
@@ -62,7 +62,7 @@ def train_pairs_worker(arguments: dict[str, Any]) -> None:
         else:
             with checkpoint.as_directory() as folder:
                 trainer.train(resume_from_checkpoint=folder)
-        train.get_all_reported_checkpoints()
+        wait_for_uploads()
 
 
 def build_trainer(config: TrainingConfig, arguments: dict[str, Any], scratch: str) -> Any:
