@@ -240,5 +240,5 @@ def test_validation_prompts_are_neither_trained_nor_reported_on(tmp_path: Path) 
     assert len(sides[2]) >= 5
     assert sum(map(len, sides)) == len(set().union(*sides)) == 36
     assert evaluation == split_requests(requests, SourceConfig(num_evaluation_prompts=8))[1]
-    with pytest.raises(InputError, match=r"^num_validation_prompts: 30: 36 distinct prompts cannot hold out 30"):
+    with pytest.raises(InputError, match=r"^num_validation_prompts: 30: 28 distinct prompts cannot hold out 30"):
         split_requests(requests, SourceConfig(num_evaluation_prompts=8, num_validation_prompts=30))

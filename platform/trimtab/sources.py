@@ -202,11 +202,11 @@ def split_requests(requests: list[Request], config: SourceConfig) -> tuple[list[
     """
     evaluation, rest = _drawn(requests, config.num_evaluation_prompts, config.split_seed)
     validation, training = _drawn(rest, config.num_validation_prompts, config.split_seed)
-    wanted = {"num_evaluation_prompts": evaluation, "num_validation_prompts": validation}
-    for field, side in wanted.items():
+    sides = (("num_evaluation_prompts", evaluation, rest), ("num_validation_prompts", validation, training))
+    for field, held, left in sides:
         count: int = getattr(config, field)
-        if len({normalize(request.prompt) for request in side}) < count or not training:
-            distinct = len({normalize(request.prompt) for request in requests})
+        if len({normalize(request.prompt) for request in held}) < count or not left:
+            distinct = len({normalize(request.prompt) for request in [*held, *left]})
             problem = f"{distinct} distinct prompts cannot hold out {count} and leave any"
             raise InputError(field, count, problem, "lower it or add rows")
     return training, (evaluation if config.split == "evaluation" else validation)
