@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,17 @@ def ranked_groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranked") / "groups"
     run_stage("synthesize", folder, SynthesisConfig(output=folder), {}, work)
     return folder
+
+
+def has_checkpoint(output: Path) -> bool:
+    """Whether Ray Train has committed a checkpoint of a training that is still running."""
+    snapshot = output / "ray" / "checkpoint_manager_snapshot.json"
+    return snapshot.is_file() and "checkpoint-0" in snapshot.read_text(encoding="utf-8")
+
+
+def restarted_at(output: Path) -> int:
+    """The step at which an interrupted training went on: where its log steps back; 1 would be from the beginning."""
+    steps = [json.loads(line)["step"] for line in (output / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
+    back = [now for before, now in pairwise(steps) if now <= before]
+    assert len(back) <= 1, f"it was interrupted {len(back)} times"
+    return back[0] if back else steps[-1]

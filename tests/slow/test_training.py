@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.slow.conftest import has_checkpoint, restarted_at
 from trimtab import registry
 from trimtab.artifacts import Record, read_record
 from trimtab.config import InputError
@@ -107,8 +108,7 @@ def test_killed_worker_is_started_again_from_its_checkpoint(
         """kill -9 of the train worker that this test's Ray started, once step 5 is done and 4 is saved."""
         while not killed:
             time.sleep(0.05)
-            saved = (output / "ray" / "checkpoint_manager_snapshot.json").is_file()
-            if saved and len(read_lines(output / "steps.jsonl")) >= 5:
+            if has_checkpoint(output) and len(read_lines(output / "steps.jsonl")) >= 5:
                 workers = [child for child in psutil.Process().children(recursive=True) if _is_train_worker(child)]
                 for worker in workers:
                     os.kill(worker.pid, signal.SIGKILL)
@@ -118,8 +118,7 @@ def test_killed_worker_is_started_again_from_its_checkpoint(
     thread.start()
     _train(output, tiny_model, ranked_groups, zero_stage=0, save_steps=2)
     assert len(killed) == 1
-    lines = (output / "steps.jsonl").read_text().splitlines()
-    assert 12 < len(lines) < 12 + 8, "it began again, or was never killed"
+    assert restarted_at(output) > 1
     assert _distance(straight, output, tiny_model) == 0
 
 
@@ -145,7 +144,7 @@ def test_checkpoints_of_another_number_of_workers_are_refused(
 def test_loss_that_is_no_number_names_its_groups_and_keeps_the_checkpoint(
     tiny_model: Path, ranked_groups: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(TrainingError, match=r"BadLossError: the loss is nan at step \d+ on groups [0-9a-f]{20}"):
+    with pytest.raises(TrainingError, match=r"^the loss is nan at step \d+ on groups [0-9a-f]{20}"):
         _train(tmp_path / "out", tiny_model, ranked_groups, learning_rate=1e18, save_steps=1, max_grad_norm=1e9)
     assert list((tmp_path / "out").glob("ray/checkpoint-0*"))
     assert not (tmp_path / "out" / "model").exists()
