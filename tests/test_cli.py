@@ -151,6 +151,8 @@ def test_model_folder_without_safetensors(run: Run, tiny_model: Path, command: s
         (["objective=pairwise", "label_smoothing=0.1"], "label_smoothing: 0.1: is not known to TRL's DPOTrainer"),
         (["objective=pairwise", "loss_type=plackett_luce"], "loss_type: plackett_luce: is not a loss of pairs"),
         (["name=no/name"], "name: no/name: is no name of a model; use letters"),
+        (["name=x", "merge=false"], "name: x: a folder of adapters alone can't be served; set merge=true"),
+        (["deepspeed.zero_optimization.stage=3"], "deepspeed: zero_optimization.stage: is set by fields of its own"),
         (["data=[]"], "data: []: no input; give at least one output of trimtab synthesize"),
     ],
 )

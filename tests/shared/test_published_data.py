@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trimtab.evaluation.prefill import PrefillConfig, plan_cases
-from trimtab.safety import SafetyConfig
+from trimtab.safety import PRESETS, SafetyConfig
 from trimtab.sources import SourceConfig, normalize, read_requests, split_requests
 from trimtab.synthesis.imported import ImportedRecipe, read_groups
 from trimtab.synthesis.recipe import CourseCorrectionRecipe, draft, keep
@@ -48,8 +48,10 @@ def test_long_harmful_responses_can_all_be_cut(source: SourceConfig) -> None:
 def test_cst_set_is_groups_of_two_and_its_safety_rows_are_exact_flips(shared_data: Path) -> None:
     groups, bad = read_groups(ImportedRecipe(data=shared_data / "cst_multitask_subset.json"))
     assert (len(groups), len(bad)) == (330, 0)
-    rows = {(g.prompt, g.system): [r.text for r in g.responses] for g in groups if g.configuration == "harmless"}
-    harmless, uncensored = (SafetyConfig(preset=name).render() for name in ("harmless", "uncensored"))
-    prompts = {prompt for prompt, _ in rows}
+    rows = {(g.prompt, g.configuration): [r.text for r in g.responses] for g in groups}
+    prompts = {prompt for prompt, configuration in rows if configuration == "uncensored"}
     assert len(prompts) == 15
-    assert all(rows[p, harmless] == rows[p, uncensored][::-1] for p in prompts)
+    assert all(rows[p, "harmless"] == rows[p, "uncensored"][::-1] for p in prompts)
+    for group in groups:  # a preset's name stands for its own rendering and for nothing else
+        if group.configuration in PRESETS:
+            assert group.system == SafetyConfig(preset=group.configuration).render()

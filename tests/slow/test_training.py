@@ -98,10 +98,15 @@ def test_loss_falls_from_log_two_and_the_record_says_what_was_made(straight: Pat
     assert str(tiny_model.parent) not in card
 
 
+@pytest.mark.parametrize(("num_workers", "zero_stage", "tolerance"), [(1, 0, 0.0), (2, 2, 1e-6)])
 def test_killed_worker_is_started_again_from_its_checkpoint(
-    straight: Path, tiny_model: Path, ranked_groups: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "out"
+    straight: Path, tiny_model: Path, ranked_groups: Path, tmp_path: Path, num_workers: int, zero_stage: int,
+    tolerance: float,
+) -> None:  # fmt: skip
+    output, shape = tmp_path / "out", {"num_workers": num_workers, "zero_stage": zero_stage}
+    if num_workers > 1:
+        straight = tmp_path / "straight"
+        _train(straight, tiny_model, ranked_groups, **shape)
     killed: list[int] = []
 
     def kill_worker() -> None:
@@ -110,16 +115,16 @@ def test_killed_worker_is_started_again_from_its_checkpoint(
             time.sleep(0.05)
             if has_checkpoint(output) and len(read_lines(output / "steps.jsonl")) >= 5:
                 workers = [child for child in psutil.Process().children(recursive=True) if _is_train_worker(child)]
-                for worker in workers:
+                for worker in workers[:1]:
                     os.kill(worker.pid, signal.SIGKILL)
                     killed.append(worker.pid)
 
     thread = threading.Thread(target=kill_worker, daemon=True)
     thread.start()
-    _train(output, tiny_model, ranked_groups, zero_stage=0, save_steps=2)
+    _train(output, tiny_model, ranked_groups, save_steps=2, **shape)
     assert len(killed) == 1
     assert restarted_at(output) > 1
-    assert _distance(straight, output, tiny_model) == 0
+    assert _distance(straight, output, tiny_model) <= tolerance
 
 
 def _is_train_worker(process: psutil.Process) -> bool:

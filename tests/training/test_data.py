@@ -115,7 +115,9 @@ def test_parts_are_read_in_order_and_an_id_counts_once(chat: Chat, tmp_path: Pat
     assert [group.id for group in made] == [item.id for item in prepared.train] == ["g2", "g1", "g3"]
     for group, item in zip(made, prepared.train, strict=True):
         assert item.num_tokens == len(build_forest([(group.prompt, group.responses)]).token_ids)
-    assert prepared.systems == {"harmless": "Be kind."}
+    assert prepared.systems == {"harmless": ["Be kind."]}
+    assert prepared.probes["sequence"][0] == max(len(g.prompt) + max(map(len, g.responses)) for g in made)
+    assert prepared.probes["trie"][0] == max(item.num_tokens for item in prepared.train)
     with pytest.raises(InputError, match=r"absent: holds no groups.parquet; give the output of trimtab synthesize"):
         list(read_groups(DataPart(path=tmp_path / "absent")))
 

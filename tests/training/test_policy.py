@@ -90,10 +90,10 @@ def test_block_mask_is_the_dense_mask_and_flex_attention_gives_the_same_numbers(
 def test_probe_takes_the_trie_where_the_architecture_can() -> None:
     import torch
 
-    form, errors = probe(as_scorer(_llama()), _group(3), "float32", "auto", torch.device("cpu"))
+    form, errors = probe(as_scorer(_llama()), [_group(3)], "float32", "auto", torch.device("cpu"))
     assert form == "trie"
     assert errors["trie"] < 1e-4
-    assert probe(as_scorer(_llama()), _group(3), "float32", "grouped", torch.device("cpu"))[0] == "grouped"
+    assert probe(as_scorer(_llama()), [_group(3)], "float32", "grouped", torch.device("cpu"))[0] == "grouped"
 
 
 def _mpt() -> Any:
@@ -129,6 +129,34 @@ def _cohere() -> Any:
         return CohereForCausalLM(CohereConfig(**sizes, initializer_range=0.2)).eval()
 
 
+def test_probe_notices_a_window_that_only_the_longest_sequence_feels() -> None:
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes = {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = as_scorer(MistralForCausalLM(MistralConfig(**sizes, sliding_window=64)).eval())
+    short = (list(range(3, 15)), [[seed, *_group(seed)[1][4]] for seed in range(3, 30)])
+    long = ([5] * 20, [list(range(10, 200)), list(range(20, 210))])
+    where = torch.device("cpu")
+    assert probe(model, [short], "float32", "auto", where)[0] == "trie"
+    assert probe(model, [short, long], "float32", "auto", where)[0] == "grouped"
+
+
+def test_head_is_one_call_of_its_module_however_long_the_group_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr("trimtab.training.policy.CHUNK", 7)
+    model, calls = as_scorer(_llama()), []
+    model.lm_head.register_forward_pre_hook(lambda *_: calls.append(1))
+    loss = model(**lay_out([_group(1)], "trie", torch.device("cpu")).tensors).sum()
+    assert len(calls) == 1
+    loss.backward()
+    assert len(calls) == 1, "recomputing a chunk called the module again"
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("make", "expected"), [(_mpt, "grouped"), (_mamba, "grouped"), (_cohere, "plain")])
 def test_architecture_that_cannot_falls_back_to_a_form_that_is_exact(make: Any, expected: Form) -> None:
@@ -136,7 +164,7 @@ def test_architecture_that_cannot_falls_back_to_a_form_that_is_exact(make: Any, 
 
     model, group = make(), _group(4)
     plain = _plain(model, group)
-    form, errors = probe(as_scorer(model), group, "float32", "auto", torch.device("cpu"))
+    form, errors = probe(as_scorer(model), [group], "float32", "auto", torch.device("cpu"))
     assert form == expected
     assert errors["trie"] > 1e-2
     layout = lay_out([group], form, torch.device("cpu"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trimtab.config import Config, InputError
+from trimtab.safety import PRESETS, SafetyConfig
 from trimtab.schemas import Quarantined, RankedGroup, Response, make_id, reason_of
 from trimtab.sources import read_json_rows, refuse_too_many_bad
 
@@ -60,6 +61,12 @@ def _to_group(row: Any) -> RankedGroup:
     system, prompt, chosen, rejected = (row[field].strip() for field in FIELDS)
     return RankedGroup(
         id=make_id("imported", system, prompt, chosen, rejected), source=make_id("imported-prompt", prompt),
-        configuration=str(row.get("task") or "imported"), system=system or None, prompt=prompt,
+        configuration=_preset_of(system) or str(row.get("task") or "imported"), system=system or None, prompt=prompt,
         responses=(Response(role="chosen", text=chosen), Response(role="rejected", text=rejected)),
     )  # fmt: skip
+
+
+def _preset_of(system: str) -> str | None:
+    """The preset whose rendering a system prompt is, word for word: the published sets name tasks, not settings."""
+    plain = (name for name, preset in PRESETS.items() if not preset.takes_persona)
+    return next((name for name in plain if SafetyConfig(preset=name).render() == system), None)

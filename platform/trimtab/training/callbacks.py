@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trimtab.training import policy, reference
-from trimtab.training.trainer import RankedTrainer
+from trimtab.training.trainer import BadLossError, RankedTrainer
 
 TRL_NAMES = {"rewards/accuracies": "accuracy", "rewards/margins": "margin", "eval_loss": "eval_dpo_loss",
              "eval_rewards/accuracies": "eval_accuracy", "eval_rewards/margins": "eval_margin"}  # fmt: skip
@@ -22,27 +23,28 @@ class Prepare(TrainerCallback):
     Both run through DeepSpeed's engine, where ZeRO-3 has the weights, on all workers alike.
     """
 
-    def __init__(self, output: Path, model_fingerprint: str) -> None:
-        self.output, self.fingerprint = output, model_fingerprint
+    def __init__(self, output: Path, model_fingerprint: str, probes: list[str]) -> None:
+        self.output, self.fingerprint, self.probes = output, model_fingerprint, probes
         self.trainer: RankedTrainer | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Probe on the group with the largest trie, then score what isn't scored yet."""
+        """Probe on the groups that ask most of a form, then score what isn't scored yet."""
         trainer = self.trainer
         assert trainer is not None
         config, store, engine = trainer.config, trainer.store, trainer.model_wrapped
-        longest = max(trainer.train_dataset.plan, key=lambda forward: forward.num_tokens / len(forward.group_ids))
-        group = store[longest.group_ids[0]]
+        groups = [(store[group_id].prompt, store[group_id].responses) for group_id in self.probes]
         engine.eval()
-        trainer.form, errors = policy.probe(
-            engine, (group.prompt, group.responses), config.dtype, config.layout, args.device
-        )
+        trainer.form, errors = policy.probe(engine, groups, config.dtype, config.layout, args.device)
         if state.is_world_process_zero:
             text = json.dumps({"form": trainer.form, "errors": errors})
             (self.output / "probe.json").write_text(text, encoding="utf-8")
         if config.reference == "precompute":
             folder = self.output / "reference" / self.fingerprint
-            reference.score(engine, trainer.form, store, store.ids, folder, args.device)
+            if config.lora is None and state.global_step and reference.num_missing(folder, store.ids):
+                raise RuntimeError(f"{folder} lost scores of the untrained model, which is trained by now; delete "
+                                   f"{self.output} and run again")  # fmt: skip
+            with trainer.as_reference():
+                reference.score(engine, trainer.form, store, store.ids, folder, args.device)
             trainer.reference = reference.read(folder)
 
 
@@ -94,12 +96,13 @@ class RayCheckpoints(TrainerCallback):
         """Keep the numbers for the checkpoint that follows."""
         self.metrics = {"eval_step": state.global_step, **metrics}
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Report the checkpoint that was just written."""
         from ray import train
         from ray.train import Checkpoint, CheckpointUploadMode
 
         assert args.output_dir is not None
+        refuse_weights_that_are_no_numbers(kwargs["model"], state.global_step)
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         mode = CheckpointUploadMode.ASYNC
         train.report(
@@ -107,3 +110,15 @@ class RayCheckpoints(TrainerCallback):
             checkpoint_dir_name=f"checkpoint-{state.global_step:06d}", checkpoint_upload_mode=mode,
             validation=self.validate,
         )  # fmt: skip
+
+
+def refuse_weights_that_are_no_numbers(model: Any, step: int) -> None:
+    """A step with an infinite gradient ruins the weights before any loss shows it: such a checkpoint is not kept.
+
+    Raises:
+        BadLossError: a trained weight is not finite.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(getattr(parameter, "ds_tensor", parameter)).all():
+            raise BadLossError(f"weights of {name} are no numbers after step {step}; lower learning_rate; "
+                               "the last good checkpoint is kept")  # fmt: skip

@@ -14,7 +14,7 @@ TEMPLATE = "model_card.md.jinja"
 
 def model_card(
     config: TrainingConfig, fingerprint: str, counts: dict[str, int], results: dict[str, Any],
-    systems: dict[str, str | None],
+    systems: dict[str, list[str]],
 ) -> str:  # fmt: skip
     """The card's Markdown; no path of this machine stands in it."""
     loader = PackageLoader("trimtab", "templates")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -16,6 +17,8 @@ from trimtab.training.plan import Item
 from trimtab.training.store import TokenizedGroup
 from trimtab.training.trie import num_nodes
 
+MAX_SYSTEMS = 100
+
 
 @dataclass
 class Prepared:
@@ -23,8 +26,10 @@ class Prepared:
 
     train: list[Item] = field(default_factory=list)
     validation: list[Item] = field(default_factory=list)
-    systems: dict[str, str | None] = field(default_factory=dict)
-    """System prompt of each safety configuration that was trained on."""
+    systems: dict[str, list[str]] = field(default_factory=dict)
+    """The distinct system prompts of each configuration, at most ``MAX_SYSTEMS`` of them."""
+    probes: dict[str, list[Any]] = field(default_factory=dict)
+    """The groups that ask most of a form, as (size, id): the largest ``trie`` and the longest ``sequence``."""
     truncated_responses: int = 0
     dropped_groups: int = 0
 
@@ -81,8 +86,17 @@ def tokenized(config: TrainingConfig, chat: Chat, prepared: Prepared) -> Iterato
                 continue
             side = prepared.validation if group.prompt in held else prepared.train
             side.append(Item(group.id, group.source, num_nodes(made.prompt, made.responses), part.weight))
-            prepared.systems[group.configuration] = group.system
+            _remember(prepared, group, made, side[-1].num_tokens)
             yield made
+
+
+def _remember(prepared: Prepared, group: RankedGroup, made: TokenizedGroup, num_tokens: int) -> None:
+    systems = prepared.systems.setdefault(group.configuration, [])
+    if (system := group.system or "") not in systems and len(systems) < MAX_SYSTEMS:
+        systems.append(system)
+    sizes = {"trie": num_tokens, "sequence": len(made.prompt) + max(map(len, made.responses))}
+    for name, size in sizes.items():
+        prepared.probes[name] = max(prepared.probes.get(name, [0, ""]), [size, group.id])
 
 
 def tokenize(group: RankedGroup, chat: Chat, max_length: int, prepared: Prepared) -> TokenizedGroup | None:

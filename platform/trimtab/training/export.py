@@ -11,14 +11,14 @@ from trimtab.training.config import TrainingConfig
 
 
 def write_model(
-    checkpoint: Path, base: Path, config: TrainingConfig, systems: dict[str, str | None], card: str, target: Path
+    checkpoint: Path, base: Path, config: TrainingConfig, systems: dict[str, list[str]], card: str, target: Path
 ) -> None:
     """Write the model of a checkpoint, whole or not at all; adapters are merged in float32 unless told otherwise.
 
     Args:
         checkpoint: folder of a checkpoint, as the trainer saved it.
         base: folder of the base model.
-        systems: the exact system prompt of each configuration, for ``trimtab.json``.
+        systems: the exact system prompts of each configuration, for ``trimtab.json``.
         card: the model card.
         target: the folder to write.
     """
@@ -28,7 +28,7 @@ def write_model(
     shutil.rmtree(part, ignore_errors=True)
     _write_weights(checkpoint, base, config, part)
     AutoTokenizer.from_pretrained(base).save_pretrained(part)
-    configurations = [{"name": name, "system": system or ""} for name, system in sorted(systems.items())]
+    configurations = [{"name": name, "system": system} for name, texts in sorted(systems.items()) for system in texts]
     values = {"configurations": configurations}
     (part / "trimtab.json").write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
     (part / "README.md").write_text(card, encoding="utf-8")

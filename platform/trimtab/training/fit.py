@@ -20,7 +20,7 @@ class Chosen:
     metrics: dict[str, Any]
     cpus: float
 
-    def export(self, base: Path, config: TrainingConfig, systems: dict[str, str | None], card: str, to: Path) -> None:
+    def export(self, base: Path, config: TrainingConfig, systems: dict[str, list[str]], card: str, to: Path) -> None:
         """Write its model folder, in a Ray task: merging needs a model's memory, which the driver may not have."""
         import ray
 
@@ -29,7 +29,7 @@ class Chosen:
         ray.get(task.remote(self.checkpoint, base, config.model_dump_json(), systems, card, absolute))
 
 
-def _export(checkpoint: Any, base: Path, config: str, systems: dict[str, str | None], card: str, to: Path) -> None:
+def _export(checkpoint: Any, base: Path, config: str, systems: dict[str, list[str]], card: str, to: Path) -> None:
     from trimtab.training.export import write_model
 
     with checkpoint.as_directory() as folder:
@@ -37,7 +37,7 @@ def _export(checkpoint: Any, base: Path, config: str, systems: dict[str, str | N
 
 
 def fit(
-    config: TrainingConfig, folder: Path, model_print: str, output: Path,
+    config: TrainingConfig, folder: Path, model_print: str, output: Path, probes: list[str],
     validation_fn: Callable[[Path], dict[str, float]] | None,
 ) -> Chosen:  # fmt: skip
     """Train, from the last checkpoint where there is one; the last or the best checkpoint of the run."""
@@ -50,7 +50,7 @@ def fit(
         worker_of(config),
         train_loop_config={
             "config": config.model_dump_json(), "model": str(folder), "fingerprint": model_print,
-            "output": str(output.resolve()), "validate": validation_fn is not None,
+            "output": str(output.resolve()), "probes": probes, "validate": validation_fn is not None,
         },
         scaling_config=ScalingConfig(
             num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=_resources(config)
@@ -67,7 +67,9 @@ def fit(
     result = _fitted(trainer)
     measured = list(result.best_checkpoints or [])
     wanted = [(found, numbers) for found, numbers in measured if metric in numbers]
-    if config.validation.keep_best and wanted:
+    if config.validation.keep_best:
+        if not wanted:
+            raise TrainingError(f"validation.metric: {metric} was measured on no checkpoint that is left; see the log")
         checkpoint, metrics = (max if greater else min)(wanted, key=lambda entry: entry[1][metric])
     else:
         checkpoint, metrics = max(measured, key=lambda entry: entry[1]["step"])
@@ -112,7 +114,8 @@ def _validation(config: TrainingConfig, base: Path, function: Callable[[Path], d
     def validate(checkpoint: Any) -> dict[str, float]:
         with tempfile.TemporaryDirectory(prefix="trimtab-validation-") as scratch:
             target = Path(scratch) / "model"
-            _export(checkpoint, base, config.model_dump_json(), {}, "", target)
+            whole = config.model_copy(update={"merge": True})
+            _export(checkpoint, base, whole.model_dump_json(), {}, "", target)
             return function(target)
 
     return ValidationConfig(fn=validate, ray_remote_kwargs={"num_cpus": config.cpus_per_worker})

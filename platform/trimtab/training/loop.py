@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +19,51 @@ METRICS = {"loss": ("eval_dpo_loss", False), "accuracy": ("eval_accuracy", True)
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
-    """The train loop of one worker.
+    """The train loop of one worker on ranked groups; arguments as for ``run_worker``."""
+    run_worker(arguments, build_trainer)
+
+
+def run_worker(arguments: dict[str, Any], build: Callable[[TrainingConfig, dict[str, Any], str], Any]) -> None:
+    """Train with the trainer that ``build`` makes, from the last checkpoint where there is one.
 
     Args:
         arguments: ``config`` (JSON of TrainingConfig), ``model`` (folder), ``fingerprint`` (of the model),
-            ``output`` (folder that all workers see), ``validate`` (whether a validation function was handed in).
+            ``output`` (folder that all workers see), ``probes`` (ids of the groups to probe the model on),
+            ``validate`` (whether a validation function was handed in).
+        build: makes the trainer from the configuration, the arguments and a scratch folder.
     """
     config = TrainingConfig.model_validate_json(arguments["config"])
-    prepare_process(config, Path(arguments["output"]))
+    output = Path(arguments["output"])
+    prepare_process(config, output)
     from ray import train
 
     checkpoint = train.get_checkpoint()
-    with tempfile.TemporaryDirectory(prefix="trimtab-checkpoints-") as scratch:
-        trainer = build_trainer(config, arguments, scratch)
-        use_all_cores(config)  # accelerate has set its own number meanwhile
-        if checkpoint is None:
-            trainer.train()
-        else:
-            with checkpoint.as_directory() as folder:
-                trainer.train(resume_from_checkpoint=folder)
-        wait_for_uploads()
+    finished = output / "trained.json"
+    if checkpoint is not None and finished.is_file():
+        return  # trained to its end, perhaps an early one, before the model was written
+    scratch = scratch_folder(output)
+    trainer = build(config, arguments, str(scratch))
+    use_all_cores(config)  # accelerate has set its own number meanwhile
+    if checkpoint is None:
+        trainer.train()
+    else:
+        with checkpoint.as_directory() as folder:
+            trainer.train(resume_from_checkpoint=folder)
+    wait_for_uploads()
+    if trainer.is_world_process_zero():
+        finished.write_text(json.dumps({"step": trainer.state.global_step}), encoding="utf-8")
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def scratch_folder(output: Path) -> Path:
+    """Where this worker writes checkpoints before they are uploaded, emptied of what a killed one left there."""
+    from ray import train
+
+    name = hashlib.sha256(f"{output}/{train.get_context().get_world_rank()}".encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"trimtab-checkpoints-{os.getuid()}" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    return folder
 
 
 def wait_for_uploads() -> None:
@@ -78,7 +107,7 @@ def build_trainer(config: TrainingConfig, arguments: dict[str, Any], scratch: st
     args = training_arguments(config, scratch, max(forward.part for forward in plan) + 1, bool(validation))
     torch.manual_seed(config.seed)
     store = GroupStore(output / "groups.arrow")
-    prepare = callbacks.Prepare(output, arguments["fingerprint"])
+    prepare = callbacks.Prepare(output, arguments["fingerprint"], arguments["probes"])
     hooks: list[Any] = [prepare, callbacks.StepLog(output), callbacks.RayCheckpoints(arguments["validate"])]
     patience = config.validation.early_stopping_patience
     if patience:
@@ -108,7 +137,8 @@ def training_arguments(config: TrainingConfig, scratch: str, parts: int, validat
         metric_for_best_model=metric if watched else None, greater_is_better=greater if watched else None,
         gradient_checkpointing=config.gradient_checkpointing, report_to=list(config.report_to), disable_tqdm=True,
         logging_strategy="steps", logging_steps=1, remove_unused_columns=False, dataloader_pin_memory=False,
-        save_on_each_node=True, deepspeed=deepspeed_config(config, parts),
+        save_on_each_node=True, restore_callback_states_from_checkpoint=True,
+        deepspeed=deepspeed_config(config, parts),
     )  # fmt: skip
 
 
@@ -126,6 +156,8 @@ def deepspeed_config(config: TrainingConfig, parts: int) -> dict[str, Any]:
         "bf16": {"enabled": config.dtype == "bfloat16"},
         "optimizer": {"type": "AdamW", "params": adam},
     }
+    if config.dtype == "bfloat16" and parts > 1 and config.zero_stage in (1, 2):
+        values["data_types"] = {"grad_accum_dtype": "fp32"}  # else the passes of a step are summed in bfloat16
     return _merged(values, config.deepspeed)
 
 

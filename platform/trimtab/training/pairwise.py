@@ -7,7 +7,6 @@ tokenizing are left out. A step takes as many pairs as ``groups_per_step`` group
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -46,23 +45,10 @@ def pair_rows(groups: Path, ids: Sequence[str], adjacent: bool = False) -> Itera
 
 
 def train_pairs_worker(arguments: dict[str, Any]) -> None:
-    """The train loop of one worker; arguments as for ``loop.train_worker``."""
-    from trimtab.training.loop import prepare_process, use_all_cores, wait_for_uploads
+    """The train loop of one worker; arguments as for ``loop.run_worker``."""
+    from trimtab.training.loop import run_worker
 
-    config = TrainingConfig.model_validate_json(arguments["config"])
-    prepare_process(config, Path(arguments["output"]))
-    from ray import train
-
-    checkpoint = train.get_checkpoint()
-    with tempfile.TemporaryDirectory(prefix="trimtab-checkpoints-") as scratch:
-        trainer = build_trainer(config, arguments, scratch)
-        use_all_cores(config)
-        if checkpoint is None:
-            trainer.train()
-        else:
-            with checkpoint.as_directory() as folder:
-                trainer.train(resume_from_checkpoint=folder)
-        wait_for_uploads()
+    run_worker(arguments, build_trainer)
 
 
 def build_trainer(config: TrainingConfig, arguments: dict[str, Any], scratch: str) -> Any:
@@ -119,5 +105,6 @@ def dpo_config(config: TrainingConfig, scratch: str, pairs_per_step: int, valida
         metric_for_best_model=("eval_accuracy" if accuracy else "eval_dpo_loss") if validates else None,
         greater_is_better=accuracy if validates else None, gradient_checkpointing=config.gradient_checkpointing,
         report_to=list(config.report_to), disable_tqdm=True, logging_strategy="steps", logging_steps=1,
-        dataloader_pin_memory=False, save_on_each_node=True, deepspeed=deepspeed_config(config, parts),
+        dataloader_pin_memory=False, save_on_each_node=True, restore_callback_states_from_checkpoint=True,
+        deepspeed=deepspeed_config(config, parts),
     )  # fmt: skip

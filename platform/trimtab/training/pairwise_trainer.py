@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from trl import DPOTrainer
+
+from trimtab.training.trainer import BadLossError
 
 NAMES = {"loss": "dpo_loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
 
@@ -16,8 +19,17 @@ class PairwiseTrainer(DPOTrainer):
         """Nothing to do: the ids come from ``chat.py``, the one renderer."""
         return dataset
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """TRL's evaluation, with our names beside its own."""
-        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        return metrics | {f"eval_{ours}": metrics[f"eval_{theirs}"] for theirs, ours in NAMES.items()
-                          if f"eval_{theirs}" in metrics}  # fmt: skip
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss, which must be a number."""
+        loss = super().compute_loss(*args, **kwargs)
+        value = loss[0] if isinstance(loss, tuple) else loss
+        if not torch.isfinite(value):
+            step = self.state.global_step + 1
+            raise BadLossError(f"the loss is {value.item()} at step {step}; lower learning_rate; "
+                               "the last good checkpoint is kept")  # fmt: skip
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's numbers, and those of a validation under our names too: checkpoints are chosen by them."""
+        super().log(logs, start_time)
+        logs |= {f"eval_{ours}": logs[f"eval_{theirs}"] for theirs, ours in NAMES.items() if f"eval_{theirs}" in logs}

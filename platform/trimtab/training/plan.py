@@ -119,7 +119,9 @@ def _bins(step: list[Item], count: int) -> list[list[Item]]:
 
 
 def _largest(bins: list[list[Item]]) -> int:
-    return max(sum(item.num_tokens for item in items) for items in bins)
+    """Tokens of the largest bin of several groups; a group that is too large alone can't be helped."""
+    packed = [items for items in bins if len(items) > 1]
+    return max((sum(item.num_tokens for item in items) for items in packed), default=0)
 
 
 def write_plan(path: Path, plan: list[Forward]) -> None:

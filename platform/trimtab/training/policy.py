@@ -8,15 +8,16 @@ in memory at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from trimtab.training.trie import Forest, build_forest
@@ -90,9 +91,31 @@ def base_of(model: Any) -> Any:
 
 
 def as_scorer(model: Any) -> Any:
-    """Give a model (in place) the forward ``score``."""
+    """Give a model (in place) the forward ``score``, and its head one that gives log-probabilities in chunks."""
+    chunked_head(model)
     model.forward = MethodType(score, model)
     return model
+
+
+def chunked_head(model: Any) -> Any:
+    """The model's head, which from now on takes targets too and then gives their log-probabilities."""
+    head = base_of(model).get_output_embeddings()
+    if "forward" not in vars(head):
+        head.forward = MethodType(_head_forward, head)
+    return head
+
+
+def _head_forward(head: Any, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
+    """The head's own output, or the log-probabilities of targets, its logits made and dropped a chunk at a time.
+
+    One call of the module however many chunks there are: under ZeRO-3 each call gathers the head's weights
+    from all workers, who must make the same calls in the same order.
+    """
+    plain = partial(type(head).forward, head)
+    if targets is None:
+        return plain(hidden)
+    pieces = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+    return torch.cat([_chunk(plain, states, wanted) for states, wanted in pieces])
 
 
 def score(
@@ -116,14 +139,12 @@ def score(
     base = base_of(model)
     if whole:
         output = type(base).forward(base, input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return _log_probs(nn.Identity(), output.logits.flatten(0, 1)[parents], targets)
+        return _log_probs(_as_they_are, output.logits.flatten(0, 1)[parents], targets)
     mask = attention_mask if ends is None else _tree_mask(ends, base.config._attn_implementation)
     hidden = base.get_decoder()(
         input_ids=input_ids, position_ids=position_ids, attention_mask=mask, use_cache=False
     ).last_hidden_state.flatten(0, 1)[parents]
-    head = base.get_output_embeddings()
-    pieces = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
-    return torch.cat([_chunk(head, states, wanted) for states, wanted in pieces])
+    return chunked_head(model)(hidden, targets)
 
 
 def _tree_mask(ends: Tensor, attention: str) -> Any:
@@ -144,32 +165,42 @@ def block_mask(ends: Tensor) -> Any:
     return create_block_mask(sees, None, None, len(ends), len(ends), device=str(ends.device))
 
 
-def _chunk(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+def _chunk(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return checkpoint(_log_probs, head, hidden, targets, use_reentrant=False)
     return _log_probs(head, hidden, targets)
 
 
-def _log_probs(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+def _as_they_are(logits: Tensor) -> Tensor:
+    return logits
+
+
+def _log_probs(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
     logits = head(hidden).float()
     return logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
-def probe(scorer: Any, group: Group, dtype: str, wanted: str, device: torch.device) -> tuple[Form, dict[str, float]]:
-    """The first form that scores a real group as plain sequences do, and the mean errors seen, in nats a token.
+def probe(
+    scorer: Any, groups: Sequence[Group], dtype: str, wanted: str, device: torch.device
+) -> tuple[Form, dict[str, float]]:
+    """The first form that scores real groups as plain sequences do, and the errors seen, in nats a token.
 
-    An architecture that ignores a custom mask or positions (sliding window, ALiBi, linear attention) fails as
-    a trie and is computed as whole sequences; one that does something behind its head, through its own forward.
+    An architecture that ignores a custom mask or positions (ALiBi, linear attention, a sliding window shorter
+    than a response) fails as a trie and is computed as whole sequences; one that does something behind its
+    head, through its own forward. The error is the worst response's mean over its last half, since a window
+    breaks what is deep.
 
     Args:
         scorer: a model made by ``as_scorer``, or DeepSpeed's engine around one (then all workers call this).
+        groups: those that ask most of a form: the largest trie and the longest sequence.
     """
     errors: dict[str, float] = {}
     forms: tuple[Form, ...] = ("grouped", "plain") if wanted == "grouped" else ("trie", "grouped", "plain")
-    plain = [_scored(scorer, (group[0], [response]), "plain", device)[0] for response in group[1][-2:]]
+    plain = [[_scored(scorer, (prompt, [response]), "plain", device)[0] for response in responses]
+             for prompt, responses in groups]  # fmt: skip
     for form in forms:
         try:
-            found = _scored(scorer, group, form, device)[-2:]
+            found = [_scored(scorer, group, form, device) for group in groups]
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, TypeError, NotImplementedError):
@@ -177,12 +208,11 @@ def probe(scorer: Any, group: Group, dtype: str, wanted: str, device: torch.devi
                 raise
             errors[form] = float("inf")
             continue
-        errors[form] = float(torch.cat([(own - right).abs() for own, right in zip(found, plain, strict=True)]).mean())
+        pairs = [pair for own, right in zip(found, plain, strict=True) for pair in zip(own, right, strict=True)]
+        errors[form] = max(float((own - right)[len(own) // 2 :].abs().mean()) for own, right in pairs)
         if errors[form] < PROBE_TOLERANCE[dtype]:
             return form, errors
-    raise ValueError(
-        f"model: scores a padded batch otherwise than single sequences (mean errors {errors} nats a token)"
-    )
+    raise ValueError(f"model: a padded batch scores otherwise than single sequences (errors {errors} nats a token)")
 
 
 def _scored(scorer: Any, group: Group, form: Form, device: torch.device) -> list[Tensor]:

@@ -16,12 +16,20 @@ POLL_S = 1.0
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """A log of steps, each step once: after a resume the later line of a step counts; a torn last line is left out."""
+    """A log of steps, each step once: after a resume the later line of a step counts; torn lines are left out."""
     if not path.is_file():
         return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    steps = {step["step"]: step for step in map(json.loads, lines)}
+    found = [_parsed(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    steps = {step["step"]: step for step in found if step is not None}
     return [steps[number] for number in sorted(steps)]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A line of the log, or None for one that a kill or a full disk tore."""
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return None
 
 
 @contextlib.contextmanager

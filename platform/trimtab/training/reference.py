@@ -85,6 +85,11 @@ def read(folder: Path) -> dict[str, list[float]]:
     return {row["id"]: row["log_probs"] for table in tables for row in table.to_pylist()}
 
 
+def num_missing(folder: Path, ids: Sequence[str]) -> int:
+    """Chunks of the groups that are not scored yet."""
+    return sum(not (folder / f"{start:08d}.parquet").is_file() for start in range(0, len(ids), CHUNK))
+
+
 def num_scored(folder: Path, total: int) -> int:
     """Groups that are scored so far."""
     return min(total, CHUNK * len(list(folder.glob("*/*.parquet"))))

@@ -46,7 +46,9 @@ def run(config: TrainingConfig, *, validation_fn: ValidationFn | None = None) ->
     def work(output: Path) -> Outcome:
         return _train(config, folder, inputs["model"], output, validation_fn)
 
-    return run_stage(STAGE, config.output, config, inputs, work)
+    record = run_stage(STAGE, config.output, config, inputs, work)
+    shutil.rmtree(config.output / "ray", ignore_errors=True)  # checkpoints: of no use behind the record, only before
+    return record
 
 
 def refuse_what_does_not_fit(config: TrainingConfig, validation_fn: ValidationFn | None) -> None:
@@ -69,6 +71,10 @@ def refuse_what_does_not_fit(config: TrainingConfig, validation_fn: ValidationFn
          "set lora, or reference=precompute"),
         (config.load_in_4bit and (config.lora is None or not config.use_gpu), "load_in_4bit", True,
          "is for adapters on a GPU", "set lora and use_gpu, or leave it off"),
+        (bool(config.name) and not config.merge, "name", config.name, "a folder of adapters alone can't be served",
+         "set merge=true, or leave the name out"),
+        (bool(owned := ours_of(config.deepspeed)), "deepspeed", ", ".join(owned), "is set by fields of its own",
+         "use zero_stage, dtype, max_grad_norm, groups_per_step or learning_rate"),
         (config.attention == "flex_attention" and not config.use_gpu, "attention", "flex_attention",
          "has no backward pass on CPU", "use sdpa"),
         (bool(watches) and not split.share and split.metric != "corr_mean", "validation.share", split.share,
@@ -85,6 +91,16 @@ def refuse_what_does_not_fit(config: TrainingConfig, validation_fn: ValidationFn
         pairwise.refuse_what_trl_lacks(config)
 
 
+OWN_KEYS = {"optimizer", "scheduler", "bf16", "fp16", "gradient_clipping", "gradient_accumulation_steps",
+            "train_batch_size", "train_micro_batch_size_per_gpu", "zero_optimization.stage"}  # fmt: skip
+
+
+def ours_of(deepspeed: dict[str, Any]) -> list[str]:
+    """Keys of DeepSpeed's configuration that decide the model, or that the plan must know, and so have own fields."""
+    given = {*deepspeed, *(f"zero_optimization.{key}" for key in deepspeed.get("zero_optimization", {}))}
+    return sorted(given & OWN_KEYS)
+
+
 def _train(
     config: TrainingConfig, folder: Path, model_print: str, output: Path, validation_fn: ValidationFn | None
 ) -> Outcome:
@@ -93,7 +109,8 @@ def _train(
 
     cluster.connect(config.ray)
     with watch(output, len(prepared.train) + len(prepared.validation)):
-        chosen = fit(config, folder, model_print, output, validation_fn)
+        probes = [group_id for _, group_id in prepared.probes.values()]
+        chosen = fit(config, folder, model_print, output, probes, validation_fn)
     steps, validation = read_lines(output / "steps.jsonl"), read_lines(output / "validation.jsonl")
     counts = {"groups": len(prepared.train), "validation_groups": len(prepared.validation), "steps": len(steps),
               "tokens": int(sum(step["tokens"] for step in steps)),
@@ -101,14 +118,13 @@ def _train(
               "dropped_groups": prepared.dropped_groups}  # fmt: skip
     results: dict[str, Any] = {"first": _mean(steps[:5]), "last": _mean(steps[-5:]), "checkpoint": chosen.metrics}
     if validation:
-        results["validation"] = validation[-1]
+        results["validation"] = next(v for v in validation if v["step"] == chosen.metrics.get("eval_step", v["step"]))
     card = model_card(config, model_print, counts, results, prepared.systems)
     chosen.export(folder, config, prepared.systems, card, output / "model")
     results["model"] = models.fingerprint(output / "model")
     if config.name:
         results["registered"] = registry.register(config.name, output / "model", results["model"])
         say(f"  registered as {results['registered']}")
-    shutil.rmtree(output / "ray", ignore_errors=True)
     return Outcome(counts=counts, results=results, timings_s={"steps": sum(step["seconds"] for step in steps)})
 
 
@@ -142,6 +158,10 @@ def _write_plans(config: TrainingConfig, prepared: Prepared, output: Path) -> No
                 problem = f"the checkpoints here were made with {before[name]}"
                 raise InputError(name, value, problem, "use that, or choose another output")
     steps = steps_of(prepared.train, config.num_train_epochs, config.groups_per_step, config.seed)
+    if not steps:
+        raise InputError("data", [part.weight for part in config.parts], "these weights draw no group", "raise them")
+    if config.validation.share and not prepared.validation:
+        raise InputError("validation.share", config.validation.share, "leaves no group to validate on", "raise it")
     write_plan(output / "plan.parquet", make_plan(steps, config.num_workers, config.max_tokens)[0])
     validation = [prepared.validation] if prepared.validation else []
     write_plan(output / "validation_plan.parquet", make_plan(validation, config.num_workers, config.max_tokens)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -80,10 +81,17 @@ class RankedTrainer(Trainer):
         """Stored log-probabilities, or those of the same layout with the adapters switched off."""
         if self.config.reference == "precompute":
             return [self.reference[group.id] for group in groups]
-        with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
+        with torch.no_grad(), self.as_reference():
             log_probs = model(**layout.tensors)
         return [[float(log_probs[torch.from_numpy(path).to(log_probs.device)].double().sum()) for path in paths]
                 for paths in layout.paths]  # fmt: skip
+
+    def as_reference(self) -> AbstractContextManager[Any]:
+        """Within this the model is its own reference: adapters are off. A model without any is left as it is."""
+        if self.config.lora is None:
+            return nullcontext()
+        off: AbstractContextManager[Any] = self.accelerator.unwrap_model(self.model_wrapped).disable_adapter()
+        return off
 
     def _group_loss(
         self, log_probs: Tensor, group: TokenizedGroup, paths: list[Any], reference: list[float], count: bool
