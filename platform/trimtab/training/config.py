@@ -107,7 +107,7 @@ class TrainingConfig(LossConfig):
     lora: LoRA | None = None
     """Adapters; none trains all parameters."""
     load_in_4bit: bool = False
-    """Base weights in 4 bits under the adapters (QLoRA, bitsandbytes; the published CST setting). GPU only."""
+    """Base weights in 4 bits under the adapters (QLoRA, as CST was published); needs a GPU and bitsandbytes."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Weight type of the forward and backward passes; the optimizer's master weights are float32."""
     gradient_checkpointing: bool = placement(False)
