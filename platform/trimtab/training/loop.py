@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from trimtab.training.config import TrainingConfig
 
+BAD_LOSS = "bad_loss.txt"
 METRICS = {"loss": ("eval_dpo_loss", False), "accuracy": ("eval_accuracy", True), "corr_mean": ("corr_mean", True)}
 """Validation metric -> (its name in the logs, whether more is better)."""
 
@@ -44,15 +46,31 @@ def run_worker(arguments: dict[str, Any], build: Callable[[TrainingConfig, dict[
     scratch = scratch_folder(output)
     trainer = build(config, arguments, str(scratch))
     use_all_cores(config)  # accelerate has set its own number meanwhile
-    if checkpoint is None:
-        trainer.train()
-    else:
-        with checkpoint.as_directory() as folder:
-            trainer.train(resume_from_checkpoint=folder)
+    with _bad_loss_is_final(output):
+        if checkpoint is None:
+            trainer.train()
+        else:
+            with checkpoint.as_directory() as folder:
+                trainer.train(resume_from_checkpoint=folder)
     wait_for_uploads()
     if trainer.is_world_process_zero():
         finished.write_text(json.dumps({"step": trainer.state.global_step}), encoding="utf-8")
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _bad_loss_is_final(output: Path) -> Iterator[None]:
+    """A loss that is no number comes again from the same checkpoint: Ray Train's next attempt gives up at once."""
+    from trimtab.training.trainer import BadLossError
+
+    path = output / BAD_LOSS
+    if path.is_file():
+        raise BadLossError(path.read_text(encoding="utf-8"))
+    try:
+        yield
+    except BadLossError as error:
+        path.write_text(str(error), encoding="utf-8")
+        raise
 
 
 def scratch_folder(output: Path) -> Path:

@@ -198,6 +198,8 @@ def probe(
     forms: tuple[Form, ...] = ("grouped", "plain") if wanted == "grouped" else ("trie", "grouped", "plain")
     plain = [[_scored(scorer, (prompt, [response]), "plain", device)[0] for response in responses]
              for prompt, responses in groups]  # fmt: skip
+    if not all(torch.isfinite(own).all() for responses in plain for own in responses):
+        raise ValueError("model: its log-probabilities are no numbers; its weights are broken")
     for form in forms:
         try:
             found = [_scored(scorer, group, form, device) for group in groups]

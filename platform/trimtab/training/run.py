@@ -18,6 +18,7 @@ from trimtab.training import pairwise
 from trimtab.training.card import model_card
 from trimtab.training.config import TrainingConfig
 from trimtab.training.data import Prepared, tokenized
+from trimtab.training.loop import BAD_LOSS
 from trimtab.training.plan import Item, make_plan, steps_of, write_plan
 from trimtab.training.progress import read_lines, watch
 from trimtab.training.store import write_groups
@@ -142,6 +143,7 @@ def prepare(config: TrainingConfig, folder: Path, output: Path) -> Prepared:
             raise InputError("max_length", config.max_length, "leaves no group", "raise it or give shorter prompts")
         write_text(summary, json.dumps(asdict(prepared)))
     _write_plans(config, prepared, output)
+    (output / BAD_LOSS).unlink(missing_ok=True)
     say(f"  {len(prepared.train)} groups, {len(prepared.validation)} for validation; "
         f"{prepared.truncated_responses} responses cut, {prepared.dropped_groups} groups dropped")  # fmt: skip
     return prepared
