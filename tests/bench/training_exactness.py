@@ -83,7 +83,7 @@ def _sequence_log_prob(model: Any, prompt: list[int], response: list[int]) -> An
 
     ids = torch.tensor([[*prompt, *response]])
     logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-    return logits.gather(-1, ids[0, len(prompt) :, None]).sum()
+    return logits.gather(-1, ids[0, len(prompt) :, None]).double().sum()
 
 
 def _references(groups: list[Any]) -> list[list[float]]:
@@ -109,9 +109,10 @@ def _compare(model: Any, groups: list[Any]) -> dict[str, float]:
     log_probs = score(model, **layout.tensors)
     losses = []
     for paths, reference in zip(layout.paths, references, strict=True):
-        policy = torch.stack([log_probs[path].sum() for path in paths])
+        policy = torch.stack([log_probs[path].double().sum() for path in paths])  # as the trainer does
         lengths = torch.tensor([float(len(path)) for path in paths])
-        losses.append(group_loss(policy, torch.tensor(reference), lengths, LossConfig(beta=BETA))[0])
+        wanted = torch.tensor(reference, dtype=policy.dtype)
+        losses.append(group_loss(policy, wanted, lengths, LossConfig(beta=BETA))[0])
     found_loss = torch.stack(losses).mean()
     found = _gradient(model, found_loss)
     expected_loss, expected = _plain_pairs(model, groups, references)

@@ -97,7 +97,7 @@ class RankedTrainer(Trainer):
         self, log_probs: Tensor, group: TokenizedGroup, paths: list[Any], reference: list[float], count: bool
     ) -> Tensor:
         places = [torch.from_numpy(path).to(log_probs.device) for path in paths]
-        policy = torch.stack([log_probs[place].sum() for place in places])
+        policy = torch.stack([log_probs[place].double().sum() for place in places])  # differences of large sums
         lengths = torch.tensor([len(place) for place in places], dtype=policy.dtype, device=policy.device)
         wanted = torch.tensor(reference, dtype=policy.dtype, device=policy.device)
         dpo, margins = group_loss(policy, wanted, lengths, self.config)
@@ -106,7 +106,7 @@ class RankedTrainer(Trainer):
         nll = -torch.cat([log_probs[place[start:][:length]] for place, start in demonstrations]).mean()
         if count:
             self.seen.add(float(dpo.detach()), float(nll.detach()), margins.tolist())
-        return dpo + self.config.likelihood_weight * nll if self.config.likelihood_weight else dpo
+        return (dpo + self.config.likelihood_weight * nll if self.config.likelihood_weight else dpo).float()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
