@@ -71,6 +71,7 @@ def test_forest_costs_less_than_sequences() -> None:
     assert sizes["grouped"] == 5 * (12 + 28)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_block_mask_is_the_dense_mask_and_flex_attention_gives_the_same_numbers() -> None:
     import torch
@@ -129,6 +130,7 @@ def _cohere() -> Any:
         return CohereForCausalLM(CohereConfig(**sizes, initializer_range=0.2)).eval()
 
 
+@pytest.mark.slow
 def test_probe_notices_a_window_that_only_the_longest_sequence_feels() -> None:
     import torch
     from transformers import MistralConfig, MistralForCausalLM
@@ -157,6 +159,7 @@ def test_head_is_one_call_of_its_module_however_long_the_group_is(monkeypatch: p
     assert len(calls) == 1, "recomputing a chunk called the module again"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("make", "expected"), [(_mpt, "grouped"), (_mamba, "grouped"), (_cohere, "plain")])
 def test_architecture_that_cannot_falls_back_to_a_form_that_is_exact(make: Any, expected: Form) -> None:
