@@ -27,6 +27,8 @@ from trimtab.evaluation.retention import RetentionConfig
 from trimtab.schemas import RetentionRow, Verdict, write_rows
 from trimtab.stats import clustered_mean, paired_difference
 
+pytestmark = pytest.mark.slow  # each draws its pictures
+
 HOSTILE = "</pre><script>alert('x')</script> & <img src=http://evil.example/a.png>"
 KS = (10, 20)
 PROMPTS = tuple(f"prompt-{number}" for number in range(8))
