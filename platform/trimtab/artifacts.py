@@ -128,6 +128,20 @@ def run_stage(
     return record
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """A log of steps (JSON lines), each step once: after a resume the later line of a step counts.
+
+    Lines that a kill or a full disk tore are left out; no file is an empty log.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    steps = {}
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            step = json.loads(line)
+            steps[step["step"]] = step
+    return [steps[number] for number in sorted(steps)]
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     part = path.with_name(f".{path.name}.part")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PLAIN_INTERVAL_S = 10.0
+POLL_S = 1.0
 _terminal: Console | None = None
 
 
@@ -118,3 +120,22 @@ class Progress:
 
     def __exit__(self, *exc: object) -> None:
         self._bar.stop()
+
+
+@contextlib.contextmanager
+def polling(look: Callable[[], None]) -> Iterator[None]:
+    """Call ``look`` every ``POLL_S`` in a thread while the block runs, and once more at its end."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(POLL_S):
+            look()
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        look()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -22,14 +21,13 @@ from pydantic import Field
 
 from trimtab.chat import Chat
 from trimtab.config import Config, InputError, placement
-from trimtab.console import Progress, say
+from trimtab.console import Progress, polling, say
 from trimtab.schemas import Generation, PlanRow, read_rows, write_rows
 
 # The cheap stages must never starve the engine nor deadlock on two CPUs, and each of their processes
 # costs seconds of imports: a small share of a CPU each, and few of them.
 LIGHT_CPUS, LIGHT_TASKS = {"num_cpus": 0.1}, 2
 LIGHT = {**LIGHT_CPUS, "concurrency": LIGHT_TASKS}
-POLL_S = 1.0
 
 
 class VLLMEngine(Config):
@@ -304,18 +302,6 @@ def _count_rows(parts: Path, known: dict[Path, int] | None = None) -> int:
 @contextlib.contextmanager
 def _watch(label: str, parts: Path, total: int) -> Iterator[None]:
     """Show how many rows are committed while the block runs."""
-    stop, known = threading.Event(), dict[Path, int]()
-
-    def poll(progress: Progress) -> None:
-        while not stop.wait(POLL_S):
-            progress.update(_count_rows(parts, known))
-
-    with Progress(label, total, "rows") as progress:
-        thread = threading.Thread(target=poll, args=(progress,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-            progress.update(_count_rows(parts, known))
+    known: dict[Path, int] = {}
+    with Progress(label, total, "rows") as progress, polling(lambda: progress.update(_count_rows(parts, known))):
+        yield

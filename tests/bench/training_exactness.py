@@ -192,9 +192,9 @@ def _zero_errors(folder: Path) -> dict[str, dict[str, float]]:
     from safetensors.torch import load_file
 
     from trimtab import cluster
+    from trimtab.artifacts import read_log
     from trimtab.training import run as training
     from trimtab.training.config import TrainingConfig
-    from trimtab.training.progress import read_lines
 
     cluster.connect(cluster.RayConfig())
     sides = {"one": (1, 0), "zero_2": (2, 2), "zero_3": (2, 3)}
@@ -206,7 +206,7 @@ def _zero_errors(folder: Path) -> dict[str, dict[str, float]]:
     cluster.disconnect()
     start = load_file(models.fetch(MODEL) / "model.safetensors")
     weights = {name: load_file(folder / name / "model" / "model.safetensors") for name in sides}
-    losses = {name: [s["dpo_loss"] for s in read_lines(folder / name / "steps.jsonl")] for name in sides}
+    losses = {name: [s["dpo_loss"] for s in read_log(folder / name / "steps.jsonl")] for name in sides}
     errors = {}
     for name in ("zero_2", "zero_3"):
         moved = sum(float((weights["one"][n] - start[n].float()).norm() ** 2) for n in weights["one"]) ** 0.5

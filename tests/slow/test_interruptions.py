@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.slow.conftest import has_checkpoint, restarted_at
-from trimtab.artifacts import read_record
+from trimtab.artifacts import read_log, read_record
 from trimtab.schemas import PlanRow, RankedGroup, read_rows
-from trimtab.training.progress import read_lines
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +91,7 @@ def test_killed_training_goes_on_from_its_checkpoint(tiny_model: Path, tmp_path:
     _kill_when(_start(arguments), lambda: has_checkpoint(output))
     assert read_record(output) is None
     _finish(arguments)
-    steps = read_lines(output / "steps.jsonl")
+    steps = read_log(output / "steps.jsonl")
     assert [step["step"] for step in steps] == list(range(1, 49))
     assert restarted_at(output) > 1
     assert (output / "model" / "model.safetensors").is_file()

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from trimtab import pipeline
-from trimtab.artifacts import read_record
+from trimtab.artifacts import read_log, read_record
 from trimtab.config import load
 from trimtab.schemas import RankedGroup, Verdict, read_rows
-from trimtab.training.progress import read_lines
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +61,7 @@ def test_no_evaluation_prompt_is_trained_on(finished: pipeline.PipelineConfig) -
 
 
 def test_training_steps_are_logged_once_each(finished: pipeline.PipelineConfig) -> None:
-    steps = read_lines(finished.output / "train" / "steps.jsonl")
+    steps = read_log(finished.output / "train" / "steps.jsonl")
     assert [step["step"] for step in steps] == list(range(1, steps[-1]["steps"] + 1))
     assert steps[0]["dpo_loss"] == pytest.approx(0.6931, abs=0.01)
 

@@ -15,12 +15,11 @@ import pytest
 
 from tests.slow.conftest import has_checkpoint, restarted_at
 from trimtab import registry
-from trimtab.artifacts import Record, read_record
+from trimtab.artifacts import Record, read_log, read_record
 from trimtab.config import InputError
 from trimtab.training import run as training
 from trimtab.training.config import LoRA, TrainingConfig, ValidationConfig
 from trimtab.training.fit import TrainingError
-from trimtab.training.progress import read_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -77,14 +76,14 @@ def test_how_the_work_is_spread_does_not_change_the_model(
     straight: Path, tiny_model: Path, ranked_groups: Path, tmp_path: Path, values: dict[str, Any]
 ) -> None:
     _train(tmp_path / "out", tiny_model, ranked_groups, **values)
-    steps, expected = (read_lines(folder / "steps.jsonl") for folder in (tmp_path / "out", straight))
+    steps, expected = (read_log(folder / "steps.jsonl") for folder in (tmp_path / "out", straight))
     assert len(steps) == len(expected) == 12
     assert [step["dpo_loss"] for step in steps] == pytest.approx([step["dpo_loss"] for step in expected], rel=1e-3)
     assert _distance(straight, tmp_path / "out", tiny_model) < 1e-2
 
 
 def test_loss_falls_from_log_two_and_the_record_says_what_was_made(straight: Path, tiny_model: Path) -> None:
-    steps = read_lines(straight / "steps.jsonl")
+    steps = read_log(straight / "steps.jsonl")
     assert steps[0]["dpo_loss"] == pytest.approx(0.693147, abs=1e-4)
     assert steps[-1]["dpo_loss"] < 0.68
     record = read_record(straight)
@@ -113,7 +112,7 @@ def test_killed_worker_is_started_again_from_its_checkpoint(
         """kill -9 of the train worker that this test's Ray started, once step 5 is done and 4 is saved."""
         while not killed:
             time.sleep(0.05)
-            if has_checkpoint(output) and len(read_lines(output / "steps.jsonl")) >= 5:
+            if has_checkpoint(output) and len(read_log(output / "steps.jsonl")) >= 5:
                 workers = [child for child in psutil.Process().children(recursive=True) if _is_train_worker(child)]
                 for worker in workers[:1]:
                     os.kill(worker.pid, signal.SIGKILL)
@@ -162,7 +161,7 @@ def test_adapters_switched_off_are_the_reference_that_is_stored(
     _train(tmp_path / "stored", tiny_model, ranked_groups, **common)
     _train(tmp_path / "adapter", tiny_model, ranked_groups, reference="adapter", merge=False, **common)
     losses = [
-        [step["dpo_loss"] for step in read_lines(tmp_path / name / "steps.jsonl")] for name in ("stored", "adapter")
+        [step["dpo_loss"] for step in read_log(tmp_path / name / "steps.jsonl")] for name in ("stored", "adapter")
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert losses[0][-1] < losses[0][0]
@@ -195,7 +194,7 @@ def test_best_checkpoint_is_kept_by_the_callers_function_and_registered(
     assert record.results["checkpoint"]["step"] == 4
     best, kept = load_file(seen / "1.safetensors"), _weights(output)
     assert all(bool((best[name] == kept[name]).all()) for name in kept)
-    validation = read_lines(output / "validation.jsonl")
+    validation = read_log(output / "validation.jsonl")
     assert [line["step"] for line in validation] == [2, 4, 5]
     assert {"eval_accuracy_gap_1", "eval_accuracy_gap_5", "eval_dpo_loss", "eval_margin"} <= set(validation[0])
     assert record.counts["groups"] + record.counts["validation_groups"] == 24
@@ -207,7 +206,7 @@ def test_pairwise_is_trls_trainer_on_the_same_groups(tiny_model: Path, ranked_gr
     split = ValidationConfig(share=0.2)
     record = _train(tmp_path / "out", tiny_model, ranked_groups, objective="pairwise", num_train_epochs=1,
                     zero_stage=0, validation=split, learning_rate=3e-4)  # fmt: skip
-    steps = read_lines(tmp_path / "out" / "steps.jsonl")
+    steps = read_log(tmp_path / "out" / "steps.jsonl")
     assert record.counts["steps"] == len(steps) == 5
     assert steps[0]["dpo_loss"] == pytest.approx(0.693147, abs=1e-3)
     assert steps[-1]["dpo_loss"] < steps[0]["dpo_loss"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from trimtab import html
-from trimtab.artifacts import Outcome, Record, machine, require_record, run_stage, versions, write_text
+from trimtab.artifacts import Outcome, Record, machine, read_log, require_record, run_stage, versions, write_text
 from trimtab.config import Config, InputError, placement
 from trimtab.evaluation import configurable, figures, prefill, retention
 from trimtab.evaluation.configurable import ConfigurableConfig
@@ -240,7 +240,7 @@ def _scoring(record: Record) -> dict[str, Any]:
 def _write(config: ReportConfig, sides: list[Side], stages: dict[str, Record], output: Path) -> Outcome:
     rows = measures(sides)
     training = config.training
-    logs = [_steps(training / name) for name in ("steps.jsonl", "validation.jsonl")] if training else [[], []]
+    logs = [read_log(training / name) for name in ("steps.jsonl", "validation.jsonl")] if training else [[], []]
     pictures = _pictures(sides, *logs)
     for name, drawing in pictures.items():
         drawing.savefig(output / f"{name}.png")
@@ -263,13 +263,6 @@ def _pictures(sides: list[Side], steps: list[dict[str, Any]], validation: list[d
     points = {s.model.name: (s.estimate("configurable", "s0"), s.estimate("configurable", "s1")) for s in sides}
     drawn = {"corr": figures.corr_curves(curves), "s0_s1": figures.quadrants(points)}
     return drawn | ({"loss": figures.losses(steps, validation)} if steps else {})
-
-
-def _steps(path: Path) -> list[dict[str, Any]]:
-    """A log of a training, each step once: after a resume the later line of a step counts."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    steps = {step["step"]: step for step in map(json.loads, [line for line in lines if line.endswith("}")])}
-    return [steps[number] for number in sorted(steps)]
 
 
 def reading(sides: list[Side]) -> list[str]:

@@ -42,6 +42,11 @@ class Layout:
     paths: list[list[NDArray[np.int64]]]
     num_tokens: int
 
+    def totals(self, log_probs: Tensor) -> list[list[float]]:
+        """Summed log-probability of each response of each group, in nats, without gradient."""
+        return [[float(log_probs[torch.from_numpy(path).to(log_probs.device)].double().sum()) for path in of_group]
+                for of_group in self.paths]  # fmt: skip
+
 
 def lay_out(groups: Sequence[Group], form: Form, device: torch.device) -> Layout:
     """Lay out groups as a forest, or as a padded batch of whole sequences (``grouped``, ``plain``)."""

@@ -4,66 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trimtab.console import Progress, say
+from trimtab.artifacts import read_log
+from trimtab.console import Progress, polling, say
 from trimtab.training.reference import num_scored
-
-POLL_S = 1.0
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """A log of steps, each step once: after a resume the later line of a step counts; torn lines are left out."""
-    if not path.is_file():
-        return []
-    found = [_parsed(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    steps = {step["step"]: step for step in found if step is not None}
-    return [steps[number] for number in sorted(steps)]
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    """A line of the log, or None for one that a kill or a full disk tore."""
-    try:
-        return dict(json.loads(line))
-    except ValueError:
-        return None
 
 
 @contextlib.contextmanager
 def watch(output: Path, num_groups: int) -> Iterator[None]:
     """Show the reference pass, then the steps, while the block runs."""
-    stop = threading.Event()
+    with contextlib.ExitStack() as shown:
+        reference = shown.enter_context(Progress("reference", num_groups, "groups"))
+        training: Progress | None = None
+        told = False
 
-    def poll(reference: Progress) -> None:
-        training, told = None, False
-        while not stop.wait(POLL_S):
+        def look() -> None:
+            nonlocal training, told
             if not told and (output / "probe.json").is_file():
                 told = True
                 _tell_form(json.loads((output / "probe.json").read_text(encoding="utf-8")))
-            steps = read_lines(output / "steps.jsonl")
+            steps = read_log(output / "steps.jsonl")
             if not steps:
                 reference.update(num_scored(output / "reference", num_groups))
-                continue
+                return
             if training is None:
                 reference.update(num_groups)
-                reference.__exit__()
-                training = Progress("training", steps[-1]["steps"], "steps").__enter__()
+                shown.pop_all().close()
+                training = shown.enter_context(Progress("training", steps[-1]["steps"], "steps"))
             training.update(len(steps), _note(steps[-10:]))
-        if training is not None:
-            training.update(len(read_lines(output / "steps.jsonl")))
-            training.__exit__()
 
-    with Progress("reference", num_groups, "groups") as progress:
-        thread = threading.Thread(target=poll, args=(progress,), daemon=True)
-        thread.start()
-        try:
+        with polling(look):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
 
 def _tell_form(probe: dict[str, Any]) -> None:

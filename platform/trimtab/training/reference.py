@@ -70,7 +70,7 @@ def score_group(scorer: Any, form: Any, store: GroupStore, group_id: str, device
     layout = lay_out([(group.prompt, group.responses)], form, device)
     with torch.no_grad():
         log_probs = scorer(**layout.tensors)
-    return [float(log_probs[torch.from_numpy(path).to(device)].double().sum()) for path in layout.paths[0]]
+    return layout.totals(log_probs)[0]
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab import cluster, models, registry
-from trimtab.artifacts import Outcome, Record, require_record, run_stage, write_text
+from trimtab.artifacts import Outcome, Record, read_log, require_record, run_stage, write_text
 from trimtab.chat import Chat
 from trimtab.config import InputError
 from trimtab.console import say
@@ -20,7 +20,7 @@ from trimtab.training.config import TrainingConfig
 from trimtab.training.data import Prepared, tokenized
 from trimtab.training.loop import BAD_LOSS
 from trimtab.training.plan import Item, make_plan, steps_of, write_plan
-from trimtab.training.progress import read_lines, watch
+from trimtab.training.progress import watch
 from trimtab.training.store import write_groups
 
 STAGE = "train"
@@ -112,7 +112,7 @@ def _train(
     with watch(output, len(prepared.train) + len(prepared.validation)):
         probes = [group_id for _, group_id in prepared.probes.values()]
         chosen = fit(config, folder, model_print, output, probes, validation_fn)
-    steps, validation = read_lines(output / "steps.jsonl"), read_lines(output / "validation.jsonl")
+    steps, validation = read_log(output / "steps.jsonl"), read_log(output / "validation.jsonl")
     counts = {"groups": len(prepared.train), "validation_groups": len(prepared.validation), "steps": len(steps),
               "tokens": int(sum(step["tokens"] for step in steps)),
               "truncated_responses": prepared.truncated_responses,

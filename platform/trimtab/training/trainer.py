@@ -83,8 +83,7 @@ class RankedTrainer(Trainer):
             return [self.reference[group.id] for group in groups]
         with torch.no_grad(), self.as_reference():
             log_probs = model(**layout.tensors)
-        return [[float(log_probs[torch.from_numpy(path).to(log_probs.device)].double().sum()) for path in paths]
-                for paths in layout.paths]  # fmt: skip
+        return layout.totals(log_probs)
 
     def as_reference(self) -> AbstractContextManager[Any]:
         """Within this the model is its own reference: adapters are off. A model without any is left as it is."""
