@@ -122,6 +122,8 @@ class PlanRow(Row):
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    shard: int = 0
+    """The part of the plan, and so of the groups, that the row belongs to."""
 
 
 class Generation(Row):
@@ -132,6 +134,11 @@ class Generation(Row):
     num_prompt_tokens: int
     num_tokens: int
     error: str = ""
+    shard: int = 0
+    seconds: float = 0.0
+    """Time that the row spent in the engine, waiting included."""
+    finished_at: float = 0.0
+    """When the engine was done with it, in seconds since 1970; 0 where not known."""
 
 
 class PrefillCase(Row):
@@ -178,6 +185,12 @@ class Quarantined(Row):
     source_row: int
     reason: str
     content: str
+    stage: Literal["source", "plan", "generation", "group"] = "source"
+    """Where it fell out; ``generation`` rows are what ``--retry-quarantined`` takes up again."""
+    id: str = ""
+    """The plan row (``generation``) or request (``plan``, ``group``)."""
+    attempts: int = 0
+    """How often the engine has tried."""
 
 
 SCHEMAS: dict[type[Row], pa.Schema] = {
@@ -189,16 +202,18 @@ SCHEMAS: dict[type[Row], pa.Schema] = {
                                ("rejected", _text), ("rank_chosen", pa.int32()), ("rank_rejected", pa.int32())]),
     PlanRow: pa.schema([("id", _text), ("request_id", _text), ("kind", _text), ("system", _text), ("prompt", _text),
                         ("prefill", _text), ("max_tokens", pa.int32()), ("temperature", pa.float64()),
-                        ("top_p", pa.float64()), ("seed", pa.int64())]),
+                        ("top_p", pa.float64()), ("seed", pa.int64()), ("shard", pa.int32())]),
     Generation: pa.schema([("id", _text), ("text", _text), ("num_prompt_tokens", pa.int32()),
-                           ("num_tokens", pa.int32()), ("error", _text)]),
+                           ("num_tokens", pa.int32()), ("error", _text), ("shard", pa.int32()),
+                           ("seconds", pa.float64()), ("finished_at", pa.float64())]),
     PrefillCase: pa.schema([("id", _text), ("request_id", _text), ("k", pa.int32()), ("prompt", _text),
                             ("prefill", _text), ("num_words", pa.int32())]),
     Verdict: pa.schema([("id", _text), ("request_id", _text), ("group", _text), ("prompt", _text), ("prefill", _text),
                         ("text", _text), ("verdict", _text)]),
     RetentionRow: pa.schema([("id", _text), ("prompt", _text), ("answer", _text), ("scored", _text),
                              ("nll", pa.float64()), ("num_tokens", pa.int32())]),
-    Quarantined: pa.schema([("source_row", pa.int64()), ("reason", _text), ("content", _text)]),
+    Quarantined: pa.schema([("source_row", pa.int64()), ("reason", _text), ("content", _text), ("stage", _text),
+                            ("id", _text), ("attempts", pa.int32())]),
 }  # fmt: skip
 
 
@@ -226,3 +241,19 @@ def read_rows(path: Path, cls: type[AnyRow]) -> list[AnyRow]:
         return []
     table = pads.dataset(files, schema=SCHEMAS[cls]).to_table()
     return [cls.model_validate(row) for row in table.to_pylist()]
+
+
+def group_files(output: Path) -> list[Path]:
+    """The Parquet files of ranked groups below an output of ``trimtab synthesize``, one for each shard, in order."""
+    return sorted((output / "groups").glob("[0-9]*.parquet"))
+
+
+def group_file(output: Path, shard: int = 0) -> Path:
+    """Where the groups of a shard stand."""
+    return output / "groups" / f"{shard:05d}.parquet"
+
+
+def iter_groups(output: Path) -> Iterator[RankedGroup]:
+    """The ranked groups of an output of ``trimtab synthesize``, shard by shard: one shard in memory at a time."""
+    for path in group_files(output):
+        yield from read_rows(path, RankedGroup)

@@ -12,7 +12,7 @@ from trimtab import cluster, models
 from trimtab.console import quiet
 from trimtab.engine import VLLMEngine, generate
 from trimtab.safety import PRESETS, SafetyConfig
-from trimtab.schemas import PlanRow, RankedGroup, read_rows
+from trimtab.schemas import PlanRow, iter_groups
 from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.imported import ImportedRecipe
 from trimtab.training import run as training
@@ -47,7 +47,7 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
         cluster.disconnect()
         figures = {f"changed_share_{name}": changed_share(side) for name, side in sides.items()}
         figures |= {"first": trained.results["first"], "last": trained.results["last"]}
-        groups = read_rows(output / "groups" / "groups.parquet", RankedGroup)
+        groups = list(iter_groups(output / "groups"))
         settings = {"config": config.model_dump(mode="json", exclude={"output", "data"}), "rows": imported.counts,
                     "systems": len({group.system for group in groups}), "prompts": PROMPTS, "persona": PERSONA,
                     "timings_s": trained.timings_s, "examples": example(sides)}  # fmt: skip

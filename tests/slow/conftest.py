@@ -63,7 +63,7 @@ def ranked_groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished synthesis output: groups of six of twelve sample requests and their flips, with one written turn."""
     from trimtab.artifacts import Outcome, run_stage
     from trimtab.safety import SafetyConfig
-    from trimtab.schemas import Generation, RankedGroup, write_rows
+    from trimtab.schemas import Generation, RankedGroup, group_file, write_rows
     from trimtab.sources import read_requests
     from trimtab.synthesis.recipe import CourseCorrectionRecipe, build_group, draft, keep, plan_rows
     from trimtab.synthesis.run import SynthesisConfig
@@ -79,7 +79,7 @@ def ranked_groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flips = [group.flip("uncensored", SafetyConfig(preset="uncensored").render()) for group in groups]
 
     def work(output: Path) -> Outcome:
-        return Outcome(counts={"groups": write_rows(output / "groups.parquet", RankedGroup, [*groups, *flips])})
+        return Outcome(counts={"groups": write_rows(group_file(output), RankedGroup, [*groups, *flips])})
 
     folder = tmp_path_factory.mktemp("ranked") / "groups"
     run_stage("synthesize", folder, SynthesisConfig(output=folder), {}, work)

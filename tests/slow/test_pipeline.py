@@ -10,7 +10,7 @@ import pytest
 from trimtab import pipeline
 from trimtab.artifacts import read_log, read_record
 from trimtab.config import load
-from trimtab.schemas import RankedGroup, Verdict, read_rows
+from trimtab.schemas import Verdict, iter_groups, read_rows
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def test_every_stage_leaves_a_record(finished: pipeline.PipelineConfig) -> None:
 
 
 def test_groups_and_flips_are_the_same_responses_reversed(finished: pipeline.PipelineConfig) -> None:
-    groups = read_rows(finished.output / "groups" / "groups.parquet", RankedGroup)
+    groups = list(iter_groups(finished.output / "groups"))
     harmless = {group.source: group for group in groups if group.configuration == "harmless"}
     uncensored = {group.source: group for group in groups if group.configuration == "uncensored"}
     assert harmless
@@ -54,7 +54,7 @@ def test_groups_and_flips_are_the_same_responses_reversed(finished: pipeline.Pip
 
 
 def test_no_evaluation_prompt_is_trained_on(finished: pipeline.PipelineConfig) -> None:
-    trained = {group.prompt for group in read_rows(finished.output / "groups" / "groups.parquet", RankedGroup)}
+    trained = {group.prompt for group in iter_groups(finished.output / "groups")}
     measured = {row.prompt for row in read_rows(finished.output / "base" / "prefill" / "verdicts.parquet", Verdict)}
     assert len(measured) == 4
     assert not trained & measured

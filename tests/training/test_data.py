@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trimtab.chat import Chat
 from trimtab.config import InputError
-from trimtab.schemas import SCHEMAS, RankedGroup, Response, write_rows
+from trimtab.schemas import SCHEMAS, RankedGroup, Response, group_file, write_rows
 from trimtab.training.config import DataPart, TrainingConfig, ValidationConfig
 from trimtab.training.data import Prepared, read_groups, tokenize, tokenized
 from trimtab.training.store import TokenizedGroup
@@ -109,7 +109,7 @@ def test_responses_that_differ_only_behind_the_cut_are_no_group(chat: Chat) -> N
 
 def test_parts_are_read_in_order_and_an_id_counts_once(chat: Chat, tmp_path: Path) -> None:
     for name, numbers in (("a", (2, 1)), ("b", (1, 3))):
-        write_rows(tmp_path / name / "groups.parquet", RankedGroup, [_group(number) for number in numbers])
+        write_rows(group_file(tmp_path / name), RankedGroup, [_group(number) for number in numbers])
     prepared = Prepared()
     made = list(tokenized(_config(tmp_path, data=(tmp_path / "a", tmp_path / "b")), chat, prepared))
     assert [group.id for group in made] == [item.id for item in prepared.train] == ["g2", "g1", "g3"]
@@ -118,13 +118,13 @@ def test_parts_are_read_in_order_and_an_id_counts_once(chat: Chat, tmp_path: Pat
     assert prepared.systems == {"harmless": ["Be kind."]}
     assert prepared.probes["sequence"][0] == max(len(g.prompt) + max(map(len, g.responses)) for g in made)
     assert prepared.probes["trie"][0] == max(item.num_tokens for item in prepared.train)
-    with pytest.raises(InputError, match=r"absent: holds no groups.parquet; give the output of trimtab synthesize"):
+    with pytest.raises(InputError, match=r"absent: holds no groups; give the output of trimtab synthesize"):
         list(read_groups(DataPart(path=tmp_path / "absent")))
 
 
 def test_part_has_a_weight_and_may_select_configurations(chat: Chat, tmp_path: Path) -> None:
     groups = [_group(0), _group(0).flip("uncensored", "Be free."), _group(1)]
-    write_rows(tmp_path / "a" / "groups.parquet", RankedGroup, groups)
+    write_rows(group_file(tmp_path / "a"), RankedGroup, groups)
     part = DataPart(path=tmp_path / "a", weight=2, configurations=("harmless",))
     prepared = Prepared()
     list(tokenized(_config(tmp_path, data=(part,)), chat, prepared))
@@ -135,7 +135,7 @@ def test_validation_shares_no_prompt_with_training_nor_a_near_duplicate(chat: Ch
     words = ("school", "the library", "a long dinner", "my piano lesson", "the dentist")
     prompts = [f"How do I quietly get out of {word} on a rainy day{end}" for word in words for end in ("?", " ?!")]
     groups = [_group(number, prompt) for number, prompt in enumerate(prompts)]
-    write_rows(tmp_path / "a" / "groups.parquet", RankedGroup, [*groups, *(g.flip("u", None) for g in groups)])
+    write_rows(group_file(tmp_path / "a"), RankedGroup, [*groups, *(g.flip("u", None) for g in groups)])
     prepared = Prepared()
     split = ValidationConfig(share=0.3)
     list(tokenized(_config(tmp_path, data=(tmp_path / "a",), validation=split), chat, prepared))
@@ -153,7 +153,7 @@ def test_validation_shares_no_prompt_with_training_nor_a_near_duplicate(chat: Ch
 )
 def test_group_that_is_none_is_named(tmp_path: Path, texts: list[str], reason: str) -> None:
     row = _group().model_dump() | {"responses": [{"role": "x", "text": text, "num_prefill_chars": 0} for text in texts]}
-    (tmp_path / "a").mkdir()
-    pq.write_table(pa.Table.from_pylist([row], schema=SCHEMAS[RankedGroup]), tmp_path / "a" / "groups.parquet")
+    group_file(tmp_path / "a").parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([row], schema=SCHEMAS[RankedGroup]), group_file(tmp_path / "a"))
     with pytest.raises(InputError, match=rf"group g0: .*{reason}.*; make it again"):
         list(read_groups(DataPart(path=tmp_path / "a")))

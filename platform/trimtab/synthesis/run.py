@@ -15,7 +15,7 @@ from trimtab.config import Config, InputError, placement
 from trimtab.console import say
 from trimtab.engine import EngineConfig, VLLMEngine, generate
 from trimtab.safety import SafetyConfig
-from trimtab.schemas import Generation, Quarantined, RankedGroup, Request, reason_of, write_rows
+from trimtab.schemas import Generation, Quarantined, RankedGroup, Request, group_file, reason_of, write_rows
 from trimtab.sources import read_requests, refuse_too_many_bad, split_requests
 from trimtab.synthesis.imported import ImportedRecipe, read_groups
 from trimtab.synthesis.recipe import CourseCorrectionRecipe, Draft, build_group, draft, generation_id, keep, plan_rows
@@ -27,7 +27,7 @@ class SynthesisConfig(Config):
     """``trimtab synthesize``: make ranked groups."""
 
     output: Path = placement()
-    """Folder of the output: groups.parquet, quarantined.parquet, record.json."""
+    """Folder of the output: groups/, quarantined.parquet, record.json."""
     model: str = placement("smollm2-135m")
     """The model that generates: a folder, a Hub id or the embedded default."""
     recipe: Annotated[CourseCorrectionRecipe | ImportedRecipe, Field(discriminator="type")] = CourseCorrectionRecipe()
@@ -132,7 +132,7 @@ def _quarantine(request: Request, error: ValueError) -> Quarantined:
 
 def _write(output: Path, groups: list[RankedGroup], bad: list[Quarantined]) -> dict[str, int]:
     num_pairs = sum(len(group.responses) * (len(group.responses) - 1) // 2 for group in groups)
-    write_rows(output / "groups.parquet", RankedGroup, groups)
+    write_rows(group_file(output), RankedGroup, groups)
     if bad:
         write_rows(output / "quarantined.parquet", Quarantined, bad)
         say(f"  {len(bad)} rows quarantined, with their reasons: {output / 'quarantined.parquet'}")

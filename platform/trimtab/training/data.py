@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from trimtab.chat import Chat
 from trimtab.config import InputError
-from trimtab.schemas import SCHEMAS, RankedGroup, reason_of
+from trimtab.schemas import SCHEMAS, RankedGroup, group_files, reason_of
 from trimtab.sources import hold_out
 from trimtab.training.config import DataPart, TrainingConfig, ValidationConfig
 from trimtab.training.plan import Item
@@ -40,17 +41,22 @@ def read_groups(part: DataPart) -> Iterator[RankedGroup]:
     Raises:
         InputError: a group that is none (fewer than two responses, equal or empty ones), by its id.
     """
-    path = part.path / "groups.parquet"
-    if not path.is_file():
-        raise InputError("data", part.path, "holds no groups.parquet", "give the output of trimtab synthesize")
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=512, columns=SCHEMAS[RankedGroup].names):
-        for row in batch.to_pylist():
+    files = group_files(part.path)
+    if not files:
+        raise InputError("data", part.path, "holds no groups", "give the output of trimtab synthesize")
+    for path in files:
+        for row in _rows(path):
             try:
                 group = RankedGroup.model_validate(row)
             except ValueError as error:
                 raise InputError("data", path, f"group {row['id']}: {reason_of(error)}", "make it again") from error
             if part.configurations is None or group.configuration in part.configurations:
                 yield group
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=512, columns=SCHEMAS[RankedGroup].names):
+        yield from batch.to_pylist()
 
 
 def held_out_prompts(config: TrainingConfig) -> set[str]:
