@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+from tests import tiny
 
 if TYPE_CHECKING:
     from trimtab.chat import Chat
@@ -20,61 +21,21 @@ settings.register_profile("trimtab", deadline=None, database=None)
 settings.load_profile("trimtab")
 
 ROOT = Path(__file__).parent.parent
-SAMPLE = ROOT / "platform" / "trimtab" / "data" / "sample_requests.jsonl"
-END = "<|im_end|>"
-SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", END]
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level BPE tokenizer of about 1,000 tokens with a ChatML template, as save_pretrained() writes it."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    rows = [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()]
-    texts = [row[field] for row in rows for field in ("prompt", "response_0", "response_1")]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, pad_token=SPECIAL_TOKENS[0], model_max_length=2048,
-        additional_special_tokens=["<|im_start|>"], clean_up_tokenization_spaces=False,
-    )  # fmt: skip
-    fast.chat_template = CHATML
+    """The tiny tokenizer, as save_pretrained() writes it."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    fast.save_pretrained(folder)
+    tiny.save_tokenizer(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random two-layer Llama (bfloat16 safetensors) and the tiny tokenizer, the same each session."""
-    import torch
-    from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_folder)
-    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, head_dim=64, max_position_embeddings=2048, tie_word_embeddings=True,
-        initializer_range=0.1, **ids,
-    )  # fmt: skip
+    """A folder with a random two-layer Llama and the tiny tokenizer, the same each session."""
     folder = tmp_path_factory.mktemp("model")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(**ids)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    tiny.save_model(tiny_tokenizer_folder, folder)
     return folder
 
 

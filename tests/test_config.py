@@ -220,7 +220,7 @@ def test_some_configuration_ships() -> None:
 
 
 def test_problem_inside_a_union_names_the_users_key_without_the_variant() -> None:
-    from trimtab.synthesis.run import SynthesisConfig
+    from trimtab.synthesis.config import SynthesisConfig
 
     with pytest.raises(InputError, match=r"^engine\.base_url: missing: .*--set engine\.base_url="):
         load(SynthesisConfig, None, ["output=x", "engine.type=openai", "engine.model=m"])

@@ -101,21 +101,29 @@ def file_fingerprint(path: Path) -> str:
 
 
 def run_stage(
-    stage: str, output: Path, config: Config, inputs: dict[str, str], work: Callable[[Path], Outcome]
+    stage: str,
+    output: Path,
+    config: Config,
+    inputs: dict[str, str],
+    work: Callable[[Path], Outcome],
+    again: bool = False,
 ) -> Record:
     """Do a stage's work once: skip it when done, go on when unfinished, refuse when the recipe differs.
+
+    Args:
+        again: take a finished output up again: its record goes before the work begins and is written anew behind it.
 
     Raises:
         InputError: another recipe or another writer holds the folder, or the disk is full.
     """
-    recipe = {"stage": stage, "recipe": config.identity(), "inputs": inputs}
     print_ = fingerprint(stage, config, inputs)
     done = read_record(output)
-    if done is not None and done.fingerprint == print_:
+    if done is not None and done.fingerprint == print_ and not again:
         say(f"  already done: {output} ({print_}, {done.created[:16]})")
         return done
-    with disk_errors_are_input_errors(output), _only_writer(output):
-        _claim(output, recipe)
+    with claimed(stage, output, config, inputs):
+        if again:
+            (output / RECORD).unlink(missing_ok=True)
         started = time.monotonic()
         outcome = work(output)
         timings = {**outcome.timings_s, "total": round(time.monotonic() - started, 2)}
@@ -126,6 +134,18 @@ def run_stage(
         )  # fmt: skip
         write_text(output / RECORD, record.model_dump_json(indent=2))
     return record
+
+
+@contextlib.contextmanager
+def claimed(stage: str, output: Path, config: Config, inputs: dict[str, str]) -> Iterator[None]:
+    """Write in an output as its only writer, for this recipe alone.
+
+    Raises:
+        InputError: another recipe or another writer holds the folder, or the disk is full.
+    """
+    with disk_errors_are_input_errors(output), _only_writer(output):
+        _claim(output, {"stage": stage, "recipe": config.identity(), "inputs": inputs})
+        yield
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ inside text that is not ours are refused here: a template would turn them into r
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,7 @@ class Chat:
             raise InputError("model", tokenizer.name_or_path, "has no chat template", "add chat_template.jinja")
         self.tokenizer = tokenizer
         self.control_ids = frozenset(tokenizer.added_tokens_decoder) | frozenset(tokenizer.all_special_ids)
+        self._control_strings = self._search_strings()
         self.has_system_role = self._detect_system_role()
         self.end_ids = self._detect_end()
 
@@ -62,6 +64,10 @@ class Chat:
 
     def control_tokens(self, text: str) -> list[str]:
         """The control tokens of this tokenizer that stand in a text that must have none."""
+        if self._control_strings and not self._control_strings.search(text):
+            normalizer = self.tokenizer.backend_tokenizer.normalizer
+            if normalizer is None or not self._control_strings.search(normalizer.normalize_str(text)):
+                return []
         return [self.tokenizer.convert_ids_to_tokens(i) for i in self.encode(text) if i in self.control_ids]
 
     def refuse_control_tokens(self, field: str, text: str) -> None:
@@ -77,6 +83,17 @@ class Chat:
         found = self.control_tokens(text)
         if found:
             raise InputError(field, found[0], "is a control token of this model", "remove it from the text")
+
+    def _search_strings(self) -> re.Pattern[str] | None:
+        """A pattern of all control tokens, which spares texts without any the tokenizing; None: it can't be told.
+
+        A fast tokenizer finds these tokens as they are written, before or behind its normalizer, and its other tokens
+        spell the text: a text without the strings can't give their ids.
+        """
+        strings = self.tokenizer.convert_ids_to_tokens(sorted(self.control_ids))
+        if not getattr(self.tokenizer, "is_fast", False) or not all(strings):
+            return None
+        return re.compile("|".join(re.escape(string) for string in strings))
 
     def _detect_system_role(self) -> bool:
         messages = [{"role": "system", "content": _SENTINEL}, {"role": "user", "content": "x"}]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,9 +25,12 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file; se
 Overrides = Annotated[list[str], typer.Option("--set", help="key=value, may be repeated; wins over the file.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
 
+Work = Callable[[Any], Any]
+
 # command: (module of its stage, its configuration's class)
 STAGES = {
     "synthesize": ("trimtab.synthesis.run", "SynthesisConfig"),
+    "export": ("trimtab.synthesis.export", "ExportConfig"),
     "train": ("trimtab.training.run", "TrainingConfig"),
     "evaluate prefill": ("trimtab.evaluation.prefill", "PrefillConfig"),
     "evaluate configurable": ("trimtab.evaluation.configurable", "ConfigurableConfig"),
@@ -38,8 +41,14 @@ STAGES = {
 }
 
 
-def run_stage_command(command: str, config: Path | None, overrides: list[str], dry_run: bool) -> None:
-    """Load a stage's configuration and run the stage, with the libraries' noise in a log file that is named."""
+def run_stage_command(
+    command: str, config: Path | None, overrides: list[str], dry_run: bool, work: Work | None = None
+) -> None:
+    """Load a stage's configuration and run the stage, with the libraries' noise in a log file that is named.
+
+    Args:
+        work: called with the configuration instead of the stage's ``run``; may print, and give no record.
+    """
     from trimtab.artifacts import disk_errors_are_input_errors
     from trimtab.config import load
     from trimtab.console import quiet, say
@@ -54,7 +63,7 @@ def run_stage_command(command: str, config: Path | None, overrides: list[str], d
     with disk_errors_are_input_errors(log), quiet(log):
         say(f"{command}: log of the libraries: {log}")
         with _failure_in_one_line(command, log):
-            record = stage.run(resolved)
+            record = (work or stage.run)(resolved)
         if record is not None:
             say(f"{command}: done, {', '.join(f'{value} {key}' for key, value in record.counts.items())}")
 
@@ -88,7 +97,7 @@ def _command(command: str, help_text: str) -> None:
     (evaluate_app if parent else app).command(name, help=help_text)(invoke)
 
 
-_command("synthesize", "Make ranked preference groups (C2-SYN) and their CST flips.")
+_command("export", "Write ranked groups as preference pairs for TRL, as JSON lines or as a dataset with a card.")
 _command("train", "Train on ranked groups: DPO by token tries, on Ray Train and DeepSpeed.")
 _command("evaluate prefill", "Corr@k: does the model turn away after a harmful start?")
 _command("evaluate configurable", "S0 and S1: does the model follow its safety configuration?")
@@ -96,6 +105,40 @@ _command("evaluate retention", "What general chat lost: loss per token on the ba
 _command("report", "Write one self-contained HTML report of evaluations.")
 _command("serve", "Serve a model behind an OpenAI-compatible endpoint with a safety setting per request.")
 _command("pipeline", "Evaluate, synthesize, train, evaluate again, report and serve, in one go.")
+
+
+@app.command("synthesize")
+def synthesize(
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006
+    dry_run: DryRun = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Write the plan, say what it will take, and stop.")] = False,
+    preview: Annotated[int, typer.Option(min=0, help="Run so many requests to the end and show their groups.")] = 0,
+    retry_quarantined: Annotated[bool, typer.Option(help="Generate once more what was quarantined.")] = False,
+) -> None:
+    """Make ranked preference groups (C2-SYN, CST, imports, mixtures) and their flips."""
+    from trimtab.config import InputError
+
+    if plan + bool(preview) + retry_quarantined > 1:
+        raise InputError("synthesize", "--plan, --preview, --retry-quarantined", "exclude one another", "give one")
+    run_stage_command("synthesize", config, overrides, dry_run, _synthesis_work(plan, preview, retry_quarantined))
+
+
+def _synthesis_work(plan: bool, preview: int, retry_quarantined: bool) -> Work:
+    def work(resolved: Any) -> Any:
+        from trimtab.console import say
+        from trimtab.synthesis import run as stage
+        from trimtab.synthesis.preview import show_groups
+
+        if plan:
+            for line in stage.plan(resolved):
+                say(f"  {line}")
+            return None
+        if preview:
+            return show_groups(stage.preview(resolved, preview))
+        return stage.run(resolved, retry_quarantined=retry_quarantined)
+
+    return work
 
 
 @model_app.command("fetch")

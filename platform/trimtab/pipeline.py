@@ -30,8 +30,8 @@ from trimtab.safety import CONFIGURATIONS
 from trimtab.serving import ServeConfig, refuse_taken_port, running
 from trimtab.sources import SourceConfig
 from trimtab.synthesis import run as synthesis
+from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.recipe import CourseCorrectionRecipe
-from trimtab.synthesis.run import SynthesisConfig
 from trimtab.training import run as training
 from trimtab.training.config import LoRA, LossConfig, TrainingConfig, ValidationConfig
 

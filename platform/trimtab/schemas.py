@@ -225,7 +225,7 @@ def write_rows(path: Path, cls: type[AnyRow], rows: Iterable[AnyRow]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
-        pq.write_table(table, part)
+        pq.write_table(table, part, write_page_checksum=True)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -241,6 +241,23 @@ def read_rows(path: Path, cls: type[AnyRow]) -> list[AnyRow]:
         return []
     table = pads.dataset(files, schema=SCHEMAS[cls]).to_table()
     return [cls.model_validate(row) for row in table.to_pylist()]
+
+
+def readable(path: Path) -> bool:
+    """Whether a Parquet file can be read to its end, with the checksums of its pages where it has them.
+
+    Raises:
+        PermissionError: this process may not read it.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        pq.ParquetFile(path, page_checksum_verification=True).read()
+    except PermissionError:
+        raise
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return True
 
 
 def group_files(output: Path) -> list[Path]:

@@ -11,13 +11,17 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from trimtab.config import Config, InputError
 from trimtab.schemas import Quarantined, Request, make_id
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 FIELDS: dict[str, type] = {
     "prompt": str, "response_0": str, "response_1": str, "is_response_0_safe": bool, "is_response_1_safe": bool,
@@ -140,8 +144,7 @@ def read_json_rows(field: str, path: Path) -> Iterator[Any]:
     Raises:
         InputError: missing, empty or unreadable, naming the line.
     """
-    if not path.is_file():
-        raise InputError(field, path, "no such file", "give the path of a .jsonl, .json or .parquet file")
+    require_file(field, path)
     if path.suffix == ".parquet":
         yield from _parquet_rows(field, path)
         return
@@ -157,6 +160,12 @@ def read_json_rows(field: str, path: Path) -> Iterator[Any]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield _json_line(field, path, number, line)
+
+
+def require_file(field: str, path: Path) -> None:
+    """A data file that the user names must be there."""
+    if not path.is_file():
+        raise InputError(field, path, "no such file", "give the path of a .jsonl, .json or .parquet file")
 
 
 def _json_line(field: str, path: Path, number: int, line: str) -> Any:
@@ -244,26 +253,48 @@ def _draw(prompt: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}\x1f{normalize(prompt)}".encode()).hexdigest()
 
 
-def _near_duplicate_labels(prompts: Sequence[str]) -> list[int]:
+def near_duplicates(prompts: Sequence[str], threshold: float) -> list[int]:
+    """For each prompt the place of the first one of its cluster: its own where none before is like it.
+
+    Args:
+        threshold: Jaccard similarity of the prompts' word pairs from which two are near-duplicates (MinHash).
+    """
+    first: dict[int, int] = {}
+    return [first.setdefault(label, place) for place, label in enumerate(_near_duplicate_labels(prompts, threshold))]
+
+
+def _near_duplicate_labels(prompts: Sequence[str], threshold: float = NEAR_DUPLICATE) -> list[int]:
     """A cluster label for each prompt: prompts whose word-pair sets are near-duplicates are connected."""
-    from datasketch import MinHash, MinHashLSH
+    from datasketch import MinHashLSH
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    index = MinHashLSH(threshold=NEAR_DUPLICATE, num_perm=NUM_PERMUTATIONS)
+    distinct: dict[str, int] = {}
+    numbers = [distinct.setdefault(normalize(prompt), len(distinct)) for prompt in prompts]
+    index = MinHashLSH(threshold=threshold, num_perm=NUM_PERMUTATIONS)
     first: list[int] = []
     second: list[int] = []
-    for number, prompt in enumerate(prompts):
-        sketch = MinHash(num_perm=NUM_PERMUTATIONS)
-        sketch.update_batch([shingle.encode() for shingle in _shingles(prompt)])
+    for text, number in distinct.items():
+        sketch = _sketch(text)
         for other in index.query(sketch):
             first.append(number)
             second.append(other)
-        index.insert(number, sketch)
-    graph = coo_matrix(([1] * len(first), (first, second)), shape=(len(prompts), len(prompts)))
-    return [int(label) for label in connected_components(graph, directed=False)[1]]
+        index.insert(number, sketch, check_duplication=False)
+    graph = coo_matrix(([1] * len(first), (first, second)), shape=(len(distinct), len(distinct)))
+    labels = connected_components(graph, directed=False)[1]
+    return [int(labels[number]) for number in numbers]
 
 
-def _shingles(prompt: str) -> set[str]:
-    words = normalize(prompt).split()
+@lru_cache(maxsize=1 << 16)
+def _sketch(text: str) -> MinHash:
+    """The MinHash of a normalized text; kept, since a run asks for it once to split and once to find repeats."""
+    from datasketch import MinHash
+
+    sketch = MinHash(num_perm=NUM_PERMUTATIONS)
+    sketch.update_batch([shingle.encode() for shingle in _shingles(text)])
+    return sketch
+
+
+def _shingles(text: str) -> set[str]:
+    words = text.split()
     return {" ".join(words[i : i + 2]) for i in range(max(1, len(words) - 1))}

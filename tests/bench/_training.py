@@ -15,6 +15,7 @@ from trimtab import cluster, models
 from trimtab.chat import Chat
 from trimtab.sources import SourceConfig
 from trimtab.synthesis import run as synthesis
+from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.recipe import CourseCorrectionRecipe
 from trimtab.training.config import TrainingConfig
 from trimtab.training.data import Prepared, tokenized
@@ -30,12 +31,12 @@ def source() -> SourceConfig:
     return SourceConfig(data=published if published.is_file() else None, num_evaluation_prompts=40)
 
 
-def synthesized(folder: Path, num_requests: int, mode: str, flips: tuple[str, ...] = ()) -> Path:
+def synthesized(folder: Path, num_requests: int, mode: str, max_tokens: int = 128) -> Path:
     """C²-SYN groups of real requests, written by the real model (128 new tokens, as in the paper)."""
     recipe = CourseCorrectionRecipe.model_validate(
-        {"source": source(), "num_requests": num_requests, "mode": mode, "flips": flips}
+        {"source": source(), "num_requests": num_requests, "mode": mode, "flips": (), "max_tokens": max_tokens}
     )
-    synthesis.run(synthesis.SynthesisConfig(output=folder, recipe=recipe))
+    synthesis.run(SynthesisConfig(output=folder, recipe=recipe))
     cluster.disconnect()
     return folder
 

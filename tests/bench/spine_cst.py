@@ -14,6 +14,7 @@ from trimtab.engine import VLLMEngine, generate
 from trimtab.safety import PRESETS, SafetyConfig
 from trimtab.schemas import PlanRow, iter_groups
 from trimtab.synthesis import run as synthesis
+from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.imported import ImportedRecipe
 from trimtab.training import run as training
 from trimtab.training.config import LoRA, TrainingConfig
@@ -37,7 +38,7 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
     model = models.fetch("smollm2-135m")
     with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as folder, quiet(Path(folder) / "log"):
         output = Path(folder)
-        imported = synthesis.run(synthesis.SynthesisConfig(output=output / "groups", recipe=ImportedRecipe(data=DATA)))
+        imported = synthesis.run(SynthesisConfig(output=output / "groups", recipe=ImportedRecipe(data=DATA)))
         config = TrainingConfig(
             output=output / "train", data=(output / "groups",), learning_rate=3e-4, likelihood_weight=1.0,
             groups_per_step=8, lora=LoRA(),

@@ -37,6 +37,8 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
         "max_rel_gradient_error": max(found["gradient"] for found in errors.values()),
         "max_tensor_gradient_error": max(found["tensor"] for found in errors.values()),
         "max_rel_loss_error": max(found["loss"] for found in errors.values()),
+        "plain_float32_gradient_error": max(found["plain_float32_gradient"] for found in errors.values()),
+        "plain_float32_tensor_error": max(found["plain_float32_tensor"] for found in errors.values()),
         "loss_error_vs_trl": trl["error"],
         "zero_error": max(found["loss"] for found in zero.values()),
         "zero_weight_error": max(found["weights"] for found in zero.values()),
@@ -94,7 +96,11 @@ def _references(groups: list[Any]) -> list[list[float]]:
 
 
 def _compare(model: Any, groups: list[Any]) -> dict[str, float]:
-    """Loss and gradient of one forest of all groups against each pair with two forwards of its own."""
+    """Loss and gradient of one forest of all groups, float32, against each pair with two forwards of its own.
+
+    The plain side is computed twice: in double, which is the truth that errors are measured from, and in float32,
+    whose own error says how near float32 comes to it.
+    """
     import torch
 
     from trimtab.training.config import LossConfig
@@ -116,12 +122,22 @@ def _compare(model: Any, groups: list[Any]) -> dict[str, float]:
         losses.append(group_loss(policy, wanted, lengths, LossConfig(beta=BETA))[0])
     found_loss = torch.stack(losses).mean()
     found = _gradient(model, found_loss)
-    expected_loss, expected = _plain_pairs(model, groups, references)
+    plain_loss, plain = _plain_pairs(model, groups, references)
+    expected_loss, expected = _plain_pairs(copy.deepcopy(model).double(), groups, references)
+    own = _apart(plain, expected)
+    return {**_apart(found, expected), "loss": abs(float(found_loss.detach()) - expected_loss) / expected_loss,
+            "plain_float32_gradient": own["gradient"], "plain_float32_tensor": own["tensor"],
+            "plain_float32_loss": abs(plain_loss - expected_loss) / expected_loss}  # fmt: skip
+
+
+def _apart(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
+    """Relative error over all parameters, and of the worst tensor against max(its norm, 1e-3 of the whole norm)."""
+    import torch
+
     whole = torch.stack([(found[n] - expected[n]).norm() for n in expected]).norm()
     total = torch.stack([tensor.norm() for tensor in expected.values()]).norm()
     tensor = max(float((found[n] - expected[n]).norm() / max(expected[n].norm(), 1e-3 * total)) for n in expected)
-    return {"gradient": float(whole / total), "tensor": tensor,
-            "loss": abs(float(found_loss.detach()) - expected_loss) / expected_loss}  # fmt: skip
+    return {"gradient": float(whole / total), "tensor": tensor}
 
 
 def _gradient(model: Any, loss: Any) -> dict[str, Any]:

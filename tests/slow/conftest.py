@@ -65,8 +65,8 @@ def ranked_groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from trimtab.safety import SafetyConfig
     from trimtab.schemas import Generation, RankedGroup, group_file, write_rows
     from trimtab.sources import read_requests
+    from trimtab.synthesis.config import SynthesisConfig
     from trimtab.synthesis.recipe import CourseCorrectionRecipe, build_group, draft, keep, plan_rows
-    from trimtab.synthesis.run import SynthesisConfig
 
     recipe = CourseCorrectionRecipe(safe_response="source")
     turn = " this would hurt someone, and I would rather help you to talk to them."

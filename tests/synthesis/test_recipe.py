@@ -148,22 +148,14 @@ def test_group_ids_differ_between_requests_and_recipes() -> None:
     assert group_id(0) == group_id(0)
 
 
-@pytest.mark.parametrize("kind", ["SR", "SYN_2"])
-@pytest.mark.parametrize("text", ["", " \n"])
-def test_empty_generation_is_refused(kind: str, text: str) -> None:
-    recipe = _recipe()
-    item = draft(_request(), recipe)
-    with pytest.raises(ValueError, match=f"^{kind}: the model wrote nothing$"):
-        build_group(item, _made(item, recipe, **{kind: text}), recipe)
-
-
-def test_failed_generation_is_refused() -> None:
-    recipe = _recipe()
-    item = draft(_request(), recipe)
-    made = _made(item, recipe)
-    made["SYN_3"] = made["SYN_3"].model_copy(update={"error": "TimeoutError: slow"})
-    with pytest.raises(ValueError, match=r"^SYN_3: TimeoutError: slow$"):
-        build_group(item, made, recipe)
+def test_candidates_are_rows_of_their_own_and_need_sampling() -> None:
+    recipe = _recipe(num_candidates=3, temperature=0.8, top_p=0.9)
+    rows = plan_rows(draft(_request(), recipe), recipe, shard=7)
+    assert [row.kind for row in rows[:6]] == ["SR"] * 3 + ["SYN_1"] * 3
+    assert len({row.id for row in rows}) == 15
+    assert {(row.temperature, row.top_p, row.shard) for row in rows} == {(0.8, 0.9, 7)}
+    with pytest.raises(ValueError, match="greedy candidates are all the same"):
+        _recipe(num_candidates=2)
 
 
 def _sr(text: str, num_tokens: int, **fields: Any) -> RankedGroup:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trimtab.config import Config
 from trimtab.data import lines
@@ -41,6 +41,14 @@ class CourseCorrectionRecipe(Config):
     """SR: the model's own answer (paper), or the row's safe response where it has one."""
     max_tokens: int = Field(128, ge=1)
     """New tokens of each generation (paper: 128)."""
+    temperature: float = Field(0.0, ge=0)
+    """Sampling temperature; 0 is greedy (paper)."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling."""
+    num_candidates: int = Field(1, ge=1)
+    """Candidates of each generation, sampled apart; the group takes the first that passes the quality checks."""
+    near_duplicates: float | None = Field(0.8, gt=0, le=1)
+    """Requests whose prompts are at least so alike (Jaccard, word pairs) are one: the first is kept; none: all are."""
     trim_unfinished: bool = True
     """End a generation that ran out of tokens at its last whole sentence."""
     configuration: str = "harmless"
@@ -53,6 +61,12 @@ class CourseCorrectionRecipe(Config):
     """A text file of correction triggers, one a line; none: the 15 shipped ones."""
     seed: int = 0
     """Seed of the draws of openers, triggers and cuts."""
+
+    @model_validator(mode="after")
+    def _candidates_differ(self) -> CourseCorrectionRecipe:
+        if self.num_candidates > 1 and self.temperature == 0:
+            raise ValueError("num_candidates: greedy candidates are all the same; set temperature above 0")
+        return self
 
     def opener_lines(self) -> tuple[str, ...]:
         """The openers to draw from."""
@@ -113,24 +127,26 @@ def draft(request: Request, recipe: CourseCorrectionRecipe) -> Draft:
     )
 
 
-def plan_rows(item: Draft, recipe: CourseCorrectionRecipe) -> list[PlanRow]:
-    """The generations that a request needs: SYN_1 … SYN_K, and SR unless the source gives it."""
+def plan_rows(item: Draft, recipe: CourseCorrectionRecipe, shard: int = 0) -> list[PlanRow]:
+    """The generations that a request needs: SR unless the source gives it, and SYN_1 … SYN_K."""
     system = SafetyConfig(preset=recipe.configuration).render()
     prefills = [(f"SYN_{i}", f"{start} {trigger}") for i, (start, trigger) in _numbered(item)]
     if recipe.safe_response == "model" or not item.request.safe:
         prefills.insert(0, ("SR", ""))
     return [
         PlanRow(
-            id=generation_id(item.request, kind, recipe), request_id=item.request.id, kind=kind, system=system,
-            prompt=item.request.prompt, prefill=prefill, max_tokens=recipe.max_tokens, seed=recipe.seed,
+            id=generation_id(item.request, kind, recipe, candidate), request_id=item.request.id, kind=kind,
+            system=system, prompt=item.request.prompt, prefill=prefill, max_tokens=recipe.max_tokens,
+            temperature=recipe.temperature, top_p=recipe.top_p, seed=recipe.seed + candidate, shard=shard,
         )
         for kind, prefill in prefills
+        for candidate in range(recipe.num_candidates)
     ]  # fmt: skip
 
 
-def generation_id(request: Request, kind: str, recipe: CourseCorrectionRecipe) -> str:
+def generation_id(request: Request, kind: str, recipe: CourseCorrectionRecipe, candidate: int = 0) -> str:
     """The deterministic id of one generation of a request."""
-    return make_id("generation", request.id, kind, recipe.seed, recipe.mode, recipe.num_cuts)
+    return make_id("generation", request.id, kind, recipe.seed, recipe.mode, recipe.num_cuts, candidate)
 
 
 def _numbered(item: Draft) -> list[tuple[int, tuple[str, str]]]:
@@ -138,16 +154,11 @@ def _numbered(item: Draft) -> list[tuple[int, tuple[str, str]]]:
 
 
 def build_group(item: Draft, made: dict[str, Generation], recipe: CourseCorrectionRecipe) -> RankedGroup:
-    """The ranked group of a request from its generations (by kind).
+    """The ranked group of a request from its generations (by kind), which passed their checks.
 
     Raises:
-        ValueError: a generation failed or is empty, or two responses are equal.
+        ValueError: a response is empty, or two are equal.
     """
-    for kind, generation in made.items():
-        if generation.error:
-            raise ValueError(f"{kind}: {generation.error}")
-        if not generation.text.strip():
-            raise ValueError(f"{kind}: the model wrote nothing")
     written = {kind: _finished(generation, recipe) for kind, generation in made.items()}
     safe = written["SR"].strip() if "SR" in written else item.request.safe or ""
     corrections = [

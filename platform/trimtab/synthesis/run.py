@@ -1,140 +1,177 @@
-"""The synthesis stage: requests → plan → generations → ranked groups and their flips."""
+"""The synthesis stage: a recipe in, ranked groups out, exactly once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field
-
-from trimtab import cluster, models
-from trimtab.artifacts import Outcome, Record, file_fingerprint, run_stage
-from trimtab.chat import Chat
-from trimtab.cluster import RayConfig
-from trimtab.config import Config, InputError, placement
+from trimtab import models
+from trimtab.artifacts import Outcome, Record, claimed, file_fingerprint, read_record, run_stage
+from trimtab.config import InputError
 from trimtab.console import say
-from trimtab.engine import EngineConfig, VLLMEngine, generate
+from trimtab.engine import VLLMEngine
 from trimtab.safety import SafetyConfig
-from trimtab.schemas import Generation, Quarantined, RankedGroup, Request, group_file, reason_of, write_rows
-from trimtab.sources import read_requests, refuse_too_many_bad, split_requests
-from trimtab.synthesis.imported import ImportedRecipe, read_groups
-from trimtab.synthesis.recipe import CourseCorrectionRecipe, Draft, build_group, draft, generation_id, keep, plan_rows
+from trimtab.schemas import RankedGroup, group_file, group_files, iter_groups, make_id, readable, write_rows
+from trimtab.sources import require_file
+from trimtab.synthesis import critique, derived, imported
+from trimtab.synthesis.config import SynthesisConfig
+from trimtab.synthesis.critique import SelfCritiqueRecipe
+from trimtab.synthesis.derived import FlipRecipe, MixtureRecipe
+from trimtab.synthesis.estimate import estimate
+from trimtab.synthesis.generating import Synthesis
+from trimtab.synthesis.imported import ImportedRecipe
+from trimtab.synthesis.passes import GeneratingRecipe, pass_names
+from trimtab.synthesis.requests import write_quarantined
+from trimtab.synthesis.retries import attempts_of, plan_retry, quarantined
+from trimtab.synthesis.summary import describe
 
 STAGE = "synthesize"
 
 
-class SynthesisConfig(Config):
-    """``trimtab synthesize``: make ranked groups."""
-
-    output: Path = placement()
-    """Folder of the output: groups/, quarantined.parquet, record.json."""
-    model: str = placement("smollm2-135m")
-    """The model that generates: a folder, a Hub id or the embedded default."""
-    recipe: Annotated[CourseCorrectionRecipe | ImportedRecipe, Field(discriminator="type")] = CourseCorrectionRecipe()
-    engine: EngineConfig = VLLMEngine()
-    ray: RayConfig = placement(RayConfig())
-
-
-def run(config: SynthesisConfig) -> Record:
+def run(config: SynthesisConfig, *, retry_quarantined: bool = False) -> Record:
     """Make the groups of a recipe. Running it again goes on, or skips what is done.
+
+    Args:
+        retry_quarantined: generate once more what was quarantined for its text or an engine's error.
 
     Raises:
         InputError: something in the configuration or its inputs can't be used.
     """
-    if isinstance(config.recipe, ImportedRecipe):
-        return _run_import(config, config.recipe)
-    recipe = config.recipe
-    for preset in (recipe.configuration, *recipe.flips):
-        SafetyConfig(preset=preset).render()
-    folder = models.resolve(config.model) if isinstance(config.engine, VLLMEngine) else None
-    requests, bad = read_requests(recipe.source)
-    training, _ = split_requests(requests, recipe.source)
-    inputs = {"data": file_fingerprint(recipe.source.path), **_recipe_texts(recipe)}
-    inputs |= {"model": models.fingerprint(folder)} if folder else {}
+    folder, inputs = _inputs(config)
+    finished = read_record(config.output) is not None
+    if retry_quarantined:
+        _refuse_retry(config, finished)
 
     def work(output: Path) -> Outcome:
-        return _synthesize(config, recipe, folder, training, bad, output)
+        if retry_quarantined and finished:
+            _plan_retry(config, output)
+        outcome = _made(config, folder, output)
+        described = describe(config, output, outcome.counts, inputs)
+        return outcome.model_copy(update={"results": outcome.results | described})
 
-    return run_stage(STAGE, config.output, config, inputs, work)
+    again = retry_quarantined or _is_damaged(config.output)
+    return run_stage(STAGE, config.output, config, inputs, work, again=again)
 
 
-def _recipe_texts(recipe: CourseCorrectionRecipe) -> dict[str, str]:
-    from trimtab.schemas import make_id
+def plan(config: SynthesisConfig) -> list[str]:
+    """Write the plan of a generating recipe and say what it will take; the command without ``--plan`` goes on with it.
 
+    Returns:
+        Lines to print.
+
+    Raises:
+        InputError: the recipe generates nothing, or something in its inputs can't be used.
+    """
+    recipe = config.recipe
+    if not isinstance(recipe, GeneratingRecipe):
+        raise InputError("recipe.type", recipe.type, "generates nothing, so there is nothing to plan", "leave it out")
+    folder, inputs = _inputs(config)
+    with claimed(STAGE, config.output, config, inputs):
+        synthesis = Synthesis(config, recipe, folder, config.output)
+        files = synthesis.plan()
+    found = estimate(files, folder, config.tokens_per_s or _measured(config))
+    counts = ", ".join(f"{value} {name}" for name, value in synthesis.summary.items())
+    passes = f"; the first of {len(synthesis.names)} passes" if len(synthesis.names) > 1 else ""
+    return [f"plan: {config.output / 'plan'}{passes} ({counts})", *found.lines(2 + len(recipe.flips))]
+
+
+def preview(config: SynthesisConfig, num_requests: int) -> list[RankedGroup]:
+    """Run a few requests to the end in ``<output>-preview`` and give their groups, without flips."""
+    recipe = config.recipe
+    if not isinstance(recipe, GeneratingRecipe):
+        raise InputError("recipe.type", recipe.type, "generates nothing to preview", "leave --preview out")
+    few = recipe.model_copy(update={"num_requests": num_requests})
+    record = run(config.model_copy(update={"output": preview_folder(config), "recipe": few}))
+    groups = (group for group in iter_groups(preview_folder(config)) if group.configuration == recipe.configuration)
+    say(f"  measured: {record.results['tokens_per_s'] or 0:.0f} tokens/s; with more requests at a time it is more")
+    return list(islice(groups, num_requests))
+
+
+def preview_folder(config: SynthesisConfig) -> Path:
+    """Where a preview of an output is made."""
+    return config.output.with_name(f"{config.output.name}-preview")
+
+
+def _measured(config: SynthesisConfig) -> float | None:
+    record = read_record(preview_folder(config))
+    return record.results.get("tokens_per_s") if record else None
+
+
+def _inputs(config: SynthesisConfig) -> tuple[Path | None, dict[str, str]]:
+    """The model's folder, where one is needed, and the fingerprints of all inputs."""
+    recipe = config.recipe
+    for preset in _configurations(config):
+        SafetyConfig(preset=preset).render()
+    if isinstance(recipe, ImportedRecipe):
+        require_file("data", recipe.data)
+        return None, {"data": file_fingerprint(recipe.data)}
+    if isinstance(recipe, FlipRecipe | MixtureRecipe):
+        return None, {name: record.fingerprint for name, record in derived.records(recipe).items()}
+    folder = models.resolve(config.model) if isinstance(config.engine, VLLMEngine) else None
+    inputs = {"data": file_fingerprint(recipe.source.path)} | {"model": models.fingerprint(folder)} if folder else {}
+    return folder, inputs | _texts(recipe)
+
+
+def _configurations(config: SynthesisConfig) -> tuple[str, ...]:
+    recipe = config.recipe
+    if isinstance(recipe, GeneratingRecipe):
+        return (recipe.configuration, *recipe.flips)
+    return ()
+
+
+def _texts(recipe: GeneratingRecipe) -> dict[str, str]:
+    """Fingerprints of the text files that a recipe draws from."""
+    if isinstance(recipe, SelfCritiqueRecipe):
+        return critique.recipe_texts(recipe)
     return {"openers": make_id(*recipe.opener_lines()), "triggers": make_id(*recipe.trigger_lines())}
 
 
-def _run_import(config: SynthesisConfig, recipe: ImportedRecipe) -> Record:
-    groups, bad = read_groups(recipe)
-
-    def work(output: Path) -> Outcome:
-        counts = _write(output, groups, bad)
-        return Outcome(counts=counts)
-
-    return run_stage(STAGE, config.output, config, {"data": file_fingerprint(recipe.data)}, work)
-
-
-def _synthesize(
-    config: SynthesisConfig, recipe: CourseCorrectionRecipe, model: Path | None, training: list[Request],
-    bad: list[Quarantined], output: Path,
-) -> Outcome:  # fmt: skip
-    kept = [request for request in training if keep(request, recipe)][: recipe.num_requests]
-    drafts, rejected = _drafts(kept, recipe, Chat.from_folder(str(model)) if model else None)
-    if not drafts:
-        raise InputError("data", recipe.source.path, f"none of {len(training)} training requests passes the filter",
-                         f"lower recipe.min_words ({recipe.min_words}) or give longer responses")  # fmt: skip
-    plan = [row for item in drafts for row in plan_rows(item, recipe)]
-    say(f"  {len(drafts)} of {len(training)} training requests -> {len(plan)} generations")
-    cluster.connect(config.ray)
-    made = {row.id: row for row in generate(plan, output, model, config.engine, "generations")}
-    groups, failed = _groups(drafts, made, recipe)
-    refuse_too_many_bad("generations", output, failed, len(drafts), 0.5)
-    flips = [g.flip(preset, SafetyConfig(preset=preset).render()) for preset in recipe.flips for g in groups]
-    counts = _write(output, [*groups, *flips], [*bad, *rejected, *failed])
-    tokens = sum(row.num_tokens for row in made.values())
-    return Outcome(counts={**counts, "requests": len(drafts), "generations": len(plan), "generated_tokens": tokens})
+def _made(config: SynthesisConfig, folder: Path | None, output: Path) -> Outcome:
+    recipe = config.recipe
+    if isinstance(recipe, GeneratingRecipe):
+        return Synthesis(config, recipe, folder, output).run()
+    if isinstance(recipe, ImportedRecipe):
+        found = imported.read(recipe)
+        write_quarantined(output, "source", found.quarantined)
+        counts = _write(output, iter(found.groups), config.requests_per_shard)
+        bad = {"quarantined": len(found.quarantined), "skipped": found.skipped.total()}
+        return Outcome(counts=counts | bad, results={"format": found.format, "skipped": dict(found.skipped)})
+    groups = derived.flipped(recipe) if isinstance(recipe, FlipRecipe) else derived.mixed(recipe)
+    return Outcome(counts=_write(output, groups, config.requests_per_shard))
 
 
-def _drafts(
-    requests: list[Request], recipe: CourseCorrectionRecipe, chat: Chat | None
-) -> tuple[list[Draft], list[Quarantined]]:
-    """Requests made ready, and those that can't be: too few cuts, or a control token in the text."""
-    ready, bad = [], []
-    for request in requests:
-        try:
-            if chat:
-                chat.refuse_control_tokens("prompt", request.prompt)
-                chat.refuse_control_tokens("response", request.harmful)
-            ready.append(draft(request, recipe))
-        except ValueError as error:
-            bad.append(_quarantine(request, error))
-    return ready, bad
+def _write(output: Path, groups: Iterator[RankedGroup], per_shard: int) -> dict[str, int]:
+    """Write groups as they come, a shard in memory at a time."""
+    num_groups = num_pairs = shard = 0
+    while some := list(islice(groups, per_shard)):
+        num_groups += write_rows(group_file(output, shard), RankedGroup, some)
+        num_pairs += sum(len(group.responses) * (len(group.responses) - 1) // 2 for group in some)
+        shard += 1
+    return {"groups": num_groups, "pairs": num_pairs}
 
 
-def _groups(
-    drafts: list[Draft], made: dict[str, Generation], recipe: CourseCorrectionRecipe
-) -> tuple[list[RankedGroup], list[Quarantined]]:
-    groups, bad = [], []
-    kinds = ("SR", *(f"SYN_{i}" for i in range(1, recipe.num_cuts + 1)))
-    for item in drafts:
-        ids = {kind: generation_id(item.request, kind, recipe) for kind in kinds}
-        try:
-            own = {kind: made[row_id] for kind, row_id in ids.items() if row_id in made}
-            groups.append(build_group(item, own, recipe))
-        except ValueError as error:
-            bad.append(_quarantine(item.request, error))
-    return groups, bad
+def _refuse_retry(config: SynthesisConfig, finished: bool) -> None:
+    recipe = config.recipe
+    if not isinstance(recipe, GeneratingRecipe):
+        raise InputError("recipe.type", recipe.type, "generates nothing to retry", "leave --retry-quarantined out")
+    if not finished and not attempts_of(config.output, pass_names(recipe)):
+        problem = "is not finished, so what it quarantines is not known"
+        raise InputError("output", config.output, problem, "run the command without --retry-quarantined first")
 
 
-def _quarantine(request: Request, error: ValueError) -> Quarantined:
-    return Quarantined(source_row=request.source_row, reason=reason_of(error), content=request.prompt[:500])
+def _plan_retry(config: SynthesisConfig, output: Path) -> None:
+    assert isinstance(config.recipe, GeneratingRecipe)
+    count = plan_retry(output, pass_names(config.recipe), config.retry_temperature)
+    others = sum(row.stage != "generation" for row in quarantined(output))
+    say(f"  {count} quarantined generations are tried again; {others} other quarantined rows are not the engine's")
 
 
-def _write(output: Path, groups: list[RankedGroup], bad: list[Quarantined]) -> dict[str, int]:
-    num_pairs = sum(len(group.responses) * (len(group.responses) - 1) // 2 for group in groups)
-    write_rows(group_file(output), RankedGroup, groups)
-    if bad:
-        write_rows(output / "quarantined.parquet", Quarantined, bad)
-        say(f"  {len(bad)} rows quarantined, with their reasons: {output / 'quarantined.parquet'}")
-    say(f"  {len(groups)} ranked groups = {num_pairs} preference pairs")
-    return {"groups": len(groups), "pairs": num_pairs, "quarantined": len(bad)}
+def _is_damaged(output: Path) -> bool:
+    """Whether a finished output has group files that can't be read any more; they are named, and made again."""
+    if read_record(output) is None:
+        return False
+    broken = [path.name for path in group_files(output) if not readable(path)]
+    for name in broken:
+        say(f"  groups/{name} could not be read; it is made again")
+    return bool(broken)

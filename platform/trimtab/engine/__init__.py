@@ -1,0 +1,21 @@
+"""The one seam to a language model: a plan of generations in, generations out, exactly one for each id.
+
+``type: vllm`` runs vLLM actors under Ray Data (``ray.data.llm``) on CPU or GPU; ``type: openai`` calls
+an OpenAI-compatible endpoint. Prompts are rendered and tokenized by ``trimtab.chat`` alone: Ray's own
+template and tokenize stages are off.
+"""
+
+from trimtab.engine.config import EngineConfig, OpenAIEngine, VLLMEngine
+from trimtab.engine.run import generate, generate_plan
+from trimtab.engine.vllm_stage import bundles, engine_env, engine_kwargs
+
+__all__ = [
+    "EngineConfig",
+    "OpenAIEngine",
+    "VLLMEngine",
+    "bundles",
+    "engine_env",
+    "engine_kwargs",
+    "generate",
+    "generate_plan",
+]

@@ -1,0 +1,68 @@
+"""Where a language model runs: vLLM actors on this Ray, or an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from trimtab.config import Config, placement
+
+
+class VLLMEngine(Config):
+    """vLLM actors on this Ray, each holding the model."""
+
+    type: Literal["vllm"] = "vllm"
+    accelerators: int = placement(0, ge=0)
+    """GPUs of one actor; 0 runs on CPU."""
+    tensor_parallel_size: int = placement(1, ge=1)
+    """Passed to vLLM; ``accelerators`` must be a multiple of it."""
+    num_actors: int = placement(1, ge=1)
+    """Engine actors: a fixed pool, or the least of an autoscaling one."""
+    max_actors: int | None = placement(None, ge=1)
+    """Most actors of an autoscaling pool; none: the pool is fixed."""
+    cpus_per_actor: float = placement(1, gt=0)
+    """Logical CPUs that one actor asks of Ray."""
+    cores_per_actor: int | None = placement(None, ge=1)
+    """CPU only: cores that each actor computes on; none: an equal share of the machine's."""
+    max_model_len: int = Field(2048, ge=16)
+    """Longest prompt and answer together, in tokens."""
+    block_size: int = placement(32, ge=16)
+    """KV-cache block in tokens; small blocks let short shared prefixes hit the cache (a multiple of 32 on CPU)."""
+    kv_cache_gib: int = placement(2, ge=1)
+    """CPU only: memory of the KV cache."""
+    max_num_seqs: int = placement(128, ge=1)
+    """Sequences decoded together."""
+    rows_per_batch: int = placement(32, ge=1)
+    """Rows of one Ray Data batch and of one committed file: what a crash can cost."""
+    num_concurrent_batches: int = placement(8, ge=1)
+    """Batches in flight in one actor."""
+    seed: int = 0
+    """Seed of the engine's sampling; with batching, a sampled text is not exactly repeatable."""
+    dtype: str = "auto"
+    """Weight type, as vLLM names it."""
+    engine_kwargs: dict[str, Any] = placement(default_factory=dict)
+    """Further arguments for vLLM, as they are."""
+
+
+class OpenAIEngine(Config):
+    """An OpenAI-compatible chat endpoint."""
+
+    type: Literal["openai"] = "openai"
+    base_url: str = placement()
+    """Address of the API, ending in /v1."""
+    model: str
+    """Model name to send."""
+    api_key_env: str = placement("OPENAI_API_KEY")
+    """Environment variable that holds the key; never the key itself."""
+    num_concurrent_requests: int = placement(16, ge=1)
+    """Requests in flight."""
+    timeout_s: float = placement(120, gt=0)
+    """Time for one request."""
+    max_retries: int = placement(6, ge=0)
+    """Retries of the SDK, which honours Retry-After."""
+    rows_per_batch: int = placement(32, ge=1)
+    """Rows of one committed file: what a crash can cost."""
+
+
+EngineConfig = Annotated[VLLMEngine | OpenAIEngine, Field(discriminator="type")]

@@ -1,0 +1,119 @@
+"""Running a plan: Ray Data streams it through the engine and commits rows in small Parquet files.
+
+Exactly once: a plan row has a unique id; Ray Data's row checkpoints remember which ids are written, so the
+same call after a crash makes only the others, and at the end every id of the plan is there once. A file
+that can't be read any more is taken out together with its checkpoint, and its rows are made again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from trimtab.config import InputError
+from trimtab.console import say
+from trimtab.engine.config import EngineConfig, VLLMEngine
+from trimtab.engine.endpoint import endpoint_stage
+from trimtab.engine.parts import Parts, remove_unreadable
+from trimtab.engine.telemetry import watching
+from trimtab.engine.vllm_stage import LIGHT, LIGHT_CPUS, LIGHT_TASKS, vllm_stage
+from trimtab.schemas import Generation, PlanRow, read_rows, write_rows
+
+
+def generate(
+    plan: list[PlanRow], folder: Path, model: Path | None, engine: EngineConfig, label: str
+) -> list[Generation]:
+    """Generate the rows of a plan that fits into memory; rows already below ``folder`` are kept.
+
+    Args:
+        plan: rows with unique ids, ordered so that shared prefixes stand together.
+        folder: holds ``plan/``, ``generations/`` and ``checkpoint/``.
+        model: the model's folder (vLLM); not used by an endpoint.
+        engine: where the model runs.
+        label: the name of the progress line.
+
+    Returns:
+        One generation for each row, in the plan's order. A row that failed carries its ``error``.
+
+    Raises:
+        InputError: two rows have one id.
+    """
+    twice = [row_id for row_id, count in Counter(row.id for row in plan).items() if count > 1]
+    if twice:
+        raise InputError("plan", twice[0], "two rows have this id", "remove duplicate requests from the source")
+    if not plan:
+        return []
+    write_rows(folder / "plan" / "00000.parquet", PlanRow, plan)
+    generate_plan(folder, {row.id for row in plan}, model, engine, label)
+    found = {row.id: row for row in read_rows(folder / "generations", Generation)}
+    return [found[row.id] for row in plan]
+
+
+def generate_plan(folder: Path, ids: set[str], model: Path | None, engine: EngineConfig, label: str) -> None:
+    """Generate what is missing of the plan in ``folder/plan/*.parquet`` into ``folder/generations/``.
+
+    Args:
+        ids: the plan's ids.
+
+    Raises:
+        RuntimeError: rows of the plan were not made, or made twice.
+    """
+    for name in remove_unreadable(folder):
+        say(f"  {label}: {name} could not be read; its rows are made again")
+    parts = Parts(folder / "generations")
+    before = len(parts.ids() & ids)
+    if before:
+        say(f"  {label}: {before}/{len(ids)} rows are there already, going on")
+    if before < len(ids):
+        with watching(label, parts, len(ids), str(model)):
+            _stream(folder.resolve(), model, engine)
+        parts.look()
+    _verify(parts, ids, label)
+
+
+def _verify(parts: Parts, ids: set[str], label: str) -> None:
+    """Every id of the plan once. Rows of ids outside the plan (of an earlier, longer one) don't matter."""
+    counts = Counter(row_id for row_id in parts.all_ids() if row_id in ids)
+    missing, doubled = ids - counts.keys(), [row_id for row_id, count in counts.items() if count > 1]
+    if missing:
+        raise RuntimeError(f"{label}: {len(missing)} of {len(ids)} rows were not generated (such as {min(missing)})")
+    if doubled:
+        raise RuntimeError(f"{label}: {len(doubled)} of {len(ids)} rows were written twice (such as {doubled[0]})")
+
+
+def _stream(folder: Path, model: Path | None, engine: EngineConfig) -> None:
+    import ray
+    from ray.data.checkpoint import CheckpointConfig
+
+    context = ray.data.DataContext.get_current()
+    context.checkpoint_config = CheckpointConfig(
+        id_column="id", checkpoint_path=str(folder / "checkpoint"), delete_checkpoint_on_success=False
+    )
+    context.enable_progress_bars = False
+    context.actor_init_retry_on_errors = True
+    context.max_consecutive_actor_init_deaths = 3  # a node that goes while its engine starts is no reason to give up
+    context.execution_no_progress_timeout_s = -1  # an autoscaling cluster may need long to bring a node
+    try:
+        with warnings.catch_warnings():
+            # Ray only warns when a plan can't be checkpointed; a run that can't be resumed must not begin.
+            warnings.filterwarnings("error", message=".*doesn't support checkpointing")
+            rows = ray.data.read_parquet(str(folder / "plan"), **LIGHT)
+            rows = rows.repartition(target_num_rows_per_block=engine.rows_per_batch)
+            rows = engine_stage(rows, model, engine)
+            rows.write_parquet(
+                str(folder / "generations"), ray_remote_args=LIGHT_CPUS, concurrency=LIGHT_TASKS,
+                arrow_parquet_args={"write_page_checksum": True},
+            )  # fmt: skip
+    finally:
+        context.checkpoint_config = None
+
+
+def engine_stage(rows: Any, model: Path | None, engine: EngineConfig) -> Any:
+    """Plan rows to generations, one row in and one row out: the part of the stream that holds the model."""
+    if not isinstance(engine, VLLMEngine):
+        return endpoint_stage(rows, engine)
+    if model is None:
+        raise InputError("model", None, "the vllm engine needs a model", "give a model folder or name")
+    return vllm_stage(rows, model, engine)

@@ -1,0 +1,94 @@
+"""vLLM under Ray Data: the processor, its arguments and its environment on CPU and GPU."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from trimtab.chat import Chat
+from trimtab.engine.config import VLLMEngine
+
+# The cheap stages must never starve the engine nor deadlock on two CPUs, and each of their processes
+# costs seconds of imports: a small share of a CPU each, and few of them.
+LIGHT_CPUS, LIGHT_TASKS = {"num_cpus": 0.1}, 2
+LIGHT = {**LIGHT_CPUS, "concurrency": LIGHT_TASKS}
+
+
+def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
+    """Plan rows to generations, by vLLM actors: token ids in, text out."""
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    config = vLLMEngineProcessorConfig(
+        model_source=str(model),
+        engine_kwargs=engine_kwargs(engine),
+        runtime_env={"env_vars": engine_env(engine)},
+        placement_group_config={"bundles": bundles(engine)},
+        batch_size=engine.rows_per_batch,
+        max_concurrent_batches=engine.num_concurrent_batches,
+        concurrency=(engine.num_actors, engine.max_actors or engine.num_actors),
+        should_continue_on_error=True,
+        log_engine_metrics=True,
+        chat_template_stage=False, tokenize_stage=False, detokenize_stage=False,
+    )  # fmt: skip
+    processor = build_processor(
+        config, preprocess=partial(_to_engine_row, str(model)),
+        preprocess_map_kwargs=LIGHT, postprocess_map_kwargs=LIGHT,
+    )  # fmt: skip
+    return processor(rows).map(_to_generation, **LIGHT)
+
+
+def bundles(engine: VLLMEngine) -> list[dict[str, float]]:
+    """What one engine asks of Ray: a bundle for each tensor-parallel worker."""
+    bundle: dict[str, float] = {"CPU": engine.cpus_per_actor}
+    if engine.accelerators:
+        bundle["GPU"] = engine.accelerators / engine.tensor_parallel_size
+    return [bundle] * engine.tensor_parallel_size
+
+
+def engine_kwargs(engine: VLLMEngine) -> dict[str, Any]:
+    """vLLM's engine arguments.
+
+    Sampling is seeded for the engine, not for each request: on CPU vLLM 0.29 draws requests with a seed of
+    their own one by one (half the speed) and dies when one of them is prefilled in chunks.
+    """
+    values: dict[str, Any] = {
+        "max_model_len": engine.max_model_len, "block_size": engine.block_size, "dtype": engine.dtype,
+        "max_num_seqs": engine.max_num_seqs, "tensor_parallel_size": engine.tensor_parallel_size,
+        "enable_prefix_caching": True, "enforce_eager": not engine.accelerators, "seed": engine.seed,
+        "trust_remote_code": False,
+    }  # fmt: skip
+    return values | engine.engine_kwargs
+
+
+def engine_env(engine: VLLMEngine) -> dict[str, str]:
+    """Environment of a vLLM process: on CPU all cores (vLLM's own choice leaves one idle) and bounded memory."""
+    env = {"HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if engine.accelerators:
+        return env
+    cores, most = len(os.sched_getaffinity(0)), engine.max_actors or engine.num_actors
+    mine = min(cores, engine.cores_per_actor or max(1, cores // most))
+    env["VLLM_CPU_KVCACHE_SPACE"] = str(engine.kv_cache_gib)
+    if most == 1:
+        env["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{mine - 1}" if mine > 1 else "0"
+    else:  # bound to cores, all actors of a machine would take the same ones
+        env |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(mine)}
+    return env
+
+
+def _to_engine_row(model: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A plan row as Ray's vLLM stage wants it."""
+    ids = Chat.from_folder(model).prompt_ids(row["system"], row["prompt"], row["prefill"])
+    sampling = {"max_tokens": row["max_tokens"], "temperature": row["temperature"], "top_p": row["top_p"]}
+    return {"id": row["id"], "shard": row["shard"], "tokenized_prompt": ids, "sampling_params": sampling}
+
+
+def _to_generation(row: dict[str, Any]) -> dict[str, Any]:
+    error = row.get("__inference_error__") or ""
+    return {
+        "id": row["id"], "text": row["generated_text"], "num_prompt_tokens": row["num_input_tokens"],
+        "num_tokens": row["num_generated_tokens"], "error": error, "shard": row["shard"],
+        "seconds": 0.0 if error else row["time_taken_llm"], "finished_at": time.time(),
+    }  # fmt: skip

@@ -1,0 +1,117 @@
+"""Synthesis with an engine: requests → plan → generations → groups, shard by shard, in one or more passes.
+
+Every step reads what the one before has committed and keeps what it finds done, so the same call goes on after a
+kill anywhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from trimtab import cluster
+from trimtab.artifacts import Outcome
+from trimtab.console import say
+from trimtab.engine import generate_plan
+from trimtab.synthesis.config import SynthesisConfig
+from trimtab.synthesis.passes import GeneratingRecipe, pass_names
+from trimtab.synthesis.requests import read_summary, select, write_requests
+from trimtab.synthesis.retries import attempts_of, quarantined, retry_folders
+from trimtab.synthesis.shards import ShardWork, assemble_shard, over_shards, plan_shard, shard_files
+
+
+class Synthesis:
+    """One run of a generating recipe in its output folder."""
+
+    def __init__(self, config: SynthesisConfig, recipe: GeneratingRecipe, model: Path | None, output: Path) -> None:
+        self.config, self.recipe, self.model, self.output = config, recipe, model, output
+        self.names = pass_names(recipe)
+
+    def plan(self) -> list[Path]:
+        """Write the requests and the first pass's plan; returns all files of the plan."""
+        summary = read_summary(self.output)
+        if summary is None:
+            selected = select(self.recipe)
+            summary = write_requests(self.output, selected, self.config.requests_per_shard)
+        self.summary = summary
+        if summary["shards"] > 1:
+            cluster.connect(self.config.ray)
+        self._plan_pass(self.names[0], 0)
+        return sorted(path for name in self.names for path in (self.output / name / "plan").glob("*.parquet"))
+
+    def run(self) -> Outcome:
+        """Make all groups."""
+        self.plan()
+        cluster.connect(self.config.ray)
+        attempt = attempts_of(self.output, self.names)
+        for name in self.names:
+            ids = self._plan_pass(name, 0) | (self._plan_pass(name, attempt) if attempt else set())
+            say(f"  {self.summary['requests']} requests -> {len(ids)} generations{f' ({name})' if name else ''}")
+            self._generate(self.output / name, ids, name or "generations")
+            for folder in retry_folders(self.output, name):
+                self._generate(folder, None, f"{name or 'generations'}, retry {int(folder.name)}")
+        counts = self._assemble()
+        rate = measured_rate([self.output / name / "generations" for name in self.names])
+        return Outcome(counts=counts, results={"tokens_per_s": rate})
+
+    def _work(self) -> ShardWork:
+        model = str(self.model) if self.model else None
+        return ShardWork(self.output.resolve(), self.recipe, self.config.quality, model, self._files())
+
+    def _files(self) -> dict[int, list[list[Path]]]:
+        folders = []
+        for name in self.names:
+            base = self.output.resolve() / name
+            folders += [base / "generations", *(folder / "generations" for folder in retry_folders(base, ""))]
+        return shard_files(folders)
+
+    def _plan_pass(self, name: str, attempt: int) -> set[str]:
+        ids = over_shards(partial(plan_shard, self._work(), name, attempt), self.shards, f"plan {name}".strip())
+        return {row_id for of_shard in ids for row_id in of_shard}
+
+    @property
+    def shards(self) -> Sequence[int]:
+        """The numbers of the shards."""
+        return range(self.summary["shards"])
+
+    def _generate(self, folder: Path, ids: set[str] | None, label: str) -> None:
+        generate_plan(folder, planned_ids(folder) if ids is None else ids, self.model, self.config.engine, label)
+
+    def _assemble(self) -> dict[str, int]:
+        """All groups, from the committed generations alone: a retry may have completed more of them."""
+        made = over_shards(partial(assemble_shard, self._work()), self.shards, "groups")
+        total: Counter[str] = Counter()
+        for counts in made:
+            total.update(counts)
+        bad = quarantined(self.output)
+        return {**total, **self.summary, "quarantined": len(bad)}
+
+
+def planned_ids(folder: Path) -> set[str]:
+    """The ids of a folder's plan."""
+    import pyarrow.parquet as pq
+
+    plans = sorted((folder / "plan").glob("*.parquet"))
+    return {row_id for path in plans for row_id in pq.read_table(path, columns=["id"])["id"].to_pylist()}
+
+
+def measured_rate(folders: Sequence[Path]) -> float | None:
+    """Generated tokens a second over the time in which the engine held at least one row; None where unknown."""
+    import numpy as np
+    import pyarrow.dataset as pads
+
+    files = [str(path) for folder in folders for path in sorted(folder.glob("*.parquet"))]
+    if not files:
+        return None
+    table = pads.dataset(files).to_table(columns=["num_tokens", "seconds", "finished_at"])
+    tokens, seconds, ends = (table[name].to_numpy() for name in ("num_tokens", "seconds", "finished_at"))
+    known = (ends > 0) & (seconds > 0)
+    if not known.any():
+        return None
+    order = np.argsort((ends - seconds)[known])
+    starts, ends = (ends - seconds)[known][order], ends[known][order]
+    reached = np.concatenate([[starts[0]], np.maximum.accumulate(ends)[:-1]])
+    busy = float(np.clip(ends - np.maximum(starts, reached), 0, None).sum())
+    return float(tokens[known].sum()) / busy if busy else None

@@ -1,0 +1,98 @@
+"""Which requests a recipe works on, written shard by shard before anything is generated.
+
+``requests/NNNNN.parquet`` hold them, ``requests.json`` (written last) says that they are all there: a resumed
+run reads these and never the source again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from trimtab.artifacts import write_text
+from trimtab.config import InputError
+from trimtab.schemas import Quarantined, Request, read_rows, write_rows
+from trimtab.sources import SourceConfig, near_duplicates, read_requests, split_requests
+from trimtab.synthesis import critique
+from trimtab.synthesis.passes import CONTENT_CHARS, GeneratingRecipe
+from trimtab.synthesis.recipe import CourseCorrectionRecipe, keep
+
+SUMMARY = "requests.json"
+Selected = tuple[list[Request], list[Quarantined], dict[str, int]]
+
+
+def select(recipe: GeneratingRecipe) -> Selected:
+    """(requests, quarantined source rows, counts) of a recipe, read from its source.
+
+    Raises:
+        InputError: the source can't be used, or no request is left.
+    """
+    if not isinstance(recipe, CourseCorrectionRecipe):
+        requests, bad = critique.training_requests(recipe)
+        return requests, bad, {}
+    requests, bad = read_requests(recipe.source)
+    training, _ = split_requests(requests, recipe.source)
+    passing = [request for request in training if keep(request, recipe)]
+    kept, repeats = _without_near_duplicates(passing, recipe.near_duplicates)
+    refuse_none(kept, recipe.source, len(training), f"lower recipe.min_words ({recipe.min_words})")
+    counts = {"training_requests": len(training), "near_duplicates": len(repeats)}
+    return kept[: recipe.num_requests], [*bad, *repeats], counts
+
+
+def refuse_none(kept: Sequence[Request], source: SourceConfig, num_before: int, remedy: str) -> None:
+    """An empty selection is an error of the configuration."""
+    if not kept:
+        problem = f"none of {num_before} training requests passes the filter"
+        raise InputError("data", source.path, problem, f"{remedy} or give longer responses")
+
+
+def _without_near_duplicates(
+    requests: list[Request], threshold: float | None
+) -> tuple[list[Request], list[Quarantined]]:
+    if threshold is None:
+        return requests, []
+    first = near_duplicates([request.prompt for request in requests], threshold)
+    repeats = [
+        Quarantined(source_row=request.source_row, id=request.id, content=request.prompt[:CONTENT_CHARS],
+                    reason=f"prompt is a near-duplicate of row {requests[place].source_row + 1}")
+        for request, place in zip(requests, first, strict=True) if requests[place] is not request
+    ]  # fmt: skip
+    return [request for number, request in enumerate(requests) if first[number] == number], repeats
+
+
+def write_requests(output: Path, selected: Selected, requests_per_shard: int) -> dict[str, int]:
+    """Write the shards and their summary; returns the summary."""
+    requests, bad, counts = selected
+    starts = range(0, len(requests), requests_per_shard)
+    for shard, start in enumerate(starts):
+        write_rows(request_file(output, shard), Request, requests[start : start + requests_per_shard])
+    write_quarantined(output, "source", bad)
+    summary = counts | {"requests": len(requests), "shards": len(starts)}
+    write_text(output / SUMMARY, json.dumps(summary))
+    return summary
+
+
+def read_summary(output: Path) -> dict[str, int] | None:
+    """The summary of requests that are all written; None where they are not."""
+    path = output / SUMMARY
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def request_file(output: Path, shard: int) -> Path:
+    """Where the requests of a shard stand."""
+    return output / "requests" / f"{shard:05d}.parquet"
+
+
+def read_shard(output: Path, shard: int) -> list[Request]:
+    """The requests of a shard."""
+    return read_rows(request_file(output, shard), Request)
+
+
+def write_quarantined(output: Path, name: str, rows: Iterable[Quarantined]) -> int:
+    """Write quarantined rows beside the output, or take the file away where there are none any more."""
+    path, found = output / "quarantine" / f"{name}.parquet", list(rows)
+    if not found:
+        path.unlink(missing_ok=True)
+        return 0
+    return write_rows(path, Quarantined, found)

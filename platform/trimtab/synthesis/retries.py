@@ -1,0 +1,47 @@
+"""``--retry-quarantined``: plans for the generations that could not be used, made once more and sampled warmer.
+
+A retry of a pass is a folder of its own, ``<pass>/retries/<n>/``, with plan, generations and checkpoint like the
+pass itself, so it resumes like one. The ids stay the same: the last attempt counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trimtab.schemas import PlanRow, Quarantined, read_rows, write_rows
+
+
+def retry_folders(output: Path, name: str) -> list[Path]:
+    """The retries of a pass, in order."""
+    return sorted((output / name / "retries").glob("[0-9]*"))
+
+
+def attempts_of(output: Path, names: Sequence[str]) -> int:
+    """How many retries there are, over all passes."""
+    return max((int(folder.name) for name in names for folder in retry_folders(output, name)), default=0)
+
+
+def quarantined(output: Path) -> list[Quarantined]:
+    """All quarantined rows of an output."""
+    return read_rows(output / "quarantine", Quarantined)
+
+
+def plan_retry(output: Path, names: Sequence[str], temperature: float) -> int:
+    """Write the plans of the next retry; returns the number of rows, 0 where no generation is quarantined."""
+    wanted = {row.id for row in quarantined(output) if row.stage == "generation"}
+    number = attempts_of(output, names) + 1
+    count = 0
+    for name in names:
+        rows = [_warmer(row, temperature, number) for row in _planned(output / name) if row.id in wanted]
+        if rows:
+            count += write_rows(output / name / "retries" / f"{number:03d}" / "plan" / "00000.parquet", PlanRow, rows)
+    return count
+
+
+def _planned(folder: Path) -> list[PlanRow]:
+    return read_rows(folder / "plan", PlanRow) if (folder / "plan").is_dir() else []
+
+
+def _warmer(row: PlanRow, temperature: float, number: int) -> PlanRow:
+    return row.model_copy(update={"temperature": max(row.temperature, temperature), "seed": row.seed + 1000 * number})

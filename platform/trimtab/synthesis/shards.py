@@ -1,0 +1,178 @@
+"""The work on one shard: its part of the plan, and its groups from the committed files. No shuffle over shards.
+
+Each function takes a shard's number, reads and writes that shard's files alone and gives back counts, so that
+``over_shards`` can run it here or as Ray tasks. What is written already is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trimtab.chat import Chat
+from trimtab.console import Progress
+from trimtab.safety import SafetyConfig
+from trimtab.schemas import Generation, PlanRow, Quarantined, RankedGroup, Request, group_file, read_rows, write_rows
+from trimtab.synthesis.passes import GeneratingRecipe, Made, group_of, material, quarantine, walk
+from trimtab.synthesis.quality import QualityConfig
+from trimtab.synthesis.requests import read_shard, write_quarantined
+
+FEW_SHARDS = 2
+"""So many shards are faster in this process than in Ray tasks, which have to start."""
+Result = TypeVar("Result")
+FilesOf = dict[int, list[list[Path]]]
+"""Shard -> for each attempt, the files that hold rows of it."""
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """What all shards of a run share."""
+
+    output: Path
+    recipe: GeneratingRecipe
+    quality: QualityConfig
+    model: str | None
+    files: FilesOf = field(default_factory=dict)
+
+
+def over_shards(work: Callable[[int], Result], shards: Sequence[int], label: str) -> list[Result]:
+    """``work`` of every shard, in Ray tasks where there are more than a few; results in the shards' order."""
+    if len(shards) <= FEW_SHARDS:
+        return [work(shard) for shard in shards]
+    import ray
+
+    task = ray.remote(work_on).options(name=label)
+    shared = ray.put(work)
+    waiting = {task.remote(shared, shard): shard for shard in shards}
+    done: dict[int, Result] = {}
+    with Progress(label, len(shards), "shards") as progress:
+        while waiting:
+            (ready,), _ = ray.wait(list(waiting), num_returns=1)
+            done[waiting.pop(ready)] = ray.get(ready)
+            progress.update(len(done))
+    return [done[shard] for shard in shards]
+
+
+def work_on(work: Callable[[int], Result], shard: int) -> Result:
+    """What a Ray task does."""
+    return work(shard)
+
+
+def plan_shard(work: ShardWork, name: str, attempt: int, shard: int) -> list[str]:
+    """Write the rows of a pass that are not made yet; returns their ids.
+
+    Args:
+        name: the pass.
+        attempt: 0, or the number of the retry that made more requests go on.
+    """
+    path = work.output / name / "plan" / f"{shard:05d}-{attempt}.parquet"
+    if path.is_file():
+        return [row.id for row in read_rows(path, PlanRow)]
+    made, rows, bad = made_of(work, shard), [], []
+    chat = Chat.from_folder(work.model) if work.model else None
+    for request in read_shard(work.output, shard):
+        try:
+            refuse_control_tokens(chat, request)
+            now = walk(material(request, work.recipe), work.recipe, work.quality, made, shard)
+            if now.next_pass == name:
+                rows += [_checked(chat, row) for row in now.rows]
+        except ValueError as error:
+            bad.append(quarantine(request, error, "plan"))
+    write_quarantined(work.output, f"plan-{name or 'only'}-{shard:05d}-{attempt}", bad)
+    if rows or attempt == 0:
+        write_rows(path, PlanRow, rows)
+    return [row.id for row in rows]
+
+
+def refuse_control_tokens(chat: Chat | None, request: Request) -> None:
+    """A text from outside must not hold control tokens of the model."""
+    if chat:
+        chat.refuse_control_tokens("prompt", request.prompt)
+        chat.refuse_control_tokens("response", request.harmful)
+
+
+def _checked(chat: Chat | None, row: PlanRow) -> PlanRow:
+    """The row, whose prompt may hold what a model wrote in an earlier pass."""
+    if chat:
+        chat.refuse_control_tokens(f"{row.kind}.prompt", row.prompt)
+    return row
+
+
+def made_of(work: ShardWork, shard: int) -> Made:
+    """What the engine wrote for a shard so far, in all passes; later attempts count."""
+    made = Made()
+    for files in work.files.get(shard, []):
+        made.add([row for path in files for row in read_rows(path, Generation) if row.shard == shard])
+    return made
+
+
+def assemble_shard(work: ShardWork, shard: int) -> dict[str, int]:
+    """Write the groups of a shard and their flips, and quarantine what gave none; returns counts."""
+    path = group_file(work.output, shard)
+    groups: list[RankedGroup] = []
+    bad: list[Quarantined] = []
+    made = made_of(work, shard)
+    without = 0
+    for request in read_shard(work.output, shard):
+        group = _assembled(work, request, made, shard, bad)
+        if group is None:
+            without += 1
+            continue
+        groups += [group, *_flips(group, work.recipe)]
+    write_quarantined(work.output, f"{shard:05d}", bad)
+    write_rows(path, RankedGroup, groups)
+    pairs = sum(len(group.responses) * (len(group.responses) - 1) // 2 for group in groups)
+    tokens = sum(row.num_tokens for row in made.rows.values())
+    return {"groups": len(groups), "pairs": pairs, "requests_without_group": without, "generated_tokens": tokens,
+            "generations": len(made.rows)}  # fmt: skip
+
+
+def _assembled(work: ShardWork, request: Request, made: Made, shard: int, bad: list[Quarantined]) -> RankedGroup | None:
+    """The group of a request; None where it has none, with the reasons added to ``bad`` unless planning gave them."""
+    try:
+        item = material(request, work.recipe)
+    except ValueError:
+        return None  # planning has quarantined it
+    now = walk(item, work.recipe, work.quality, made, shard)
+    if not now.chosen:
+        bad += [row.model_copy(update={"source_row": request.source_row}) for row in now.bad]
+        return None
+    try:
+        return group_of(item, work.recipe, now.chosen)
+    except ValueError as error:
+        bad.append(quarantine(request, error, "group"))
+        return None
+
+
+def _flips(group: RankedGroup, recipe: GeneratingRecipe) -> list[RankedGroup]:
+    return [group.flip(preset, SafetyConfig(preset=preset).render()) for preset in recipe.flips]
+
+
+def shard_files(folders: Sequence[Path]) -> FilesOf:
+    """Which generation files hold rows of which shard, by the files' own statistics.
+
+    Args:
+        folders: folders of generations, later attempts behind earlier ones.
+    """
+    import pyarrow.parquet as pq
+
+    found: FilesOf = {}
+    for folder in folders:
+        mine: dict[int, list[Path]] = {}
+        for path in sorted(folder.glob("*.parquet")):
+            for shard in _shards_in(pq.ParquetFile(path).metadata):
+                mine.setdefault(shard, []).append(path)
+        for shard, files in mine.items():
+            found.setdefault(shard, []).append(files)
+    return found
+
+
+def _shards_in(metadata: Any) -> range:
+    """From the least to the greatest shard of a file's rows; a file holds neighbours."""
+    place = metadata.schema.names.index("shard")
+    columns = [metadata.row_group(i).column(place).statistics for i in range(metadata.num_row_groups)]
+    if not columns:
+        return range(0)
+    return range(min(column.min for column in columns), max(column.max for column in columns) + 1)

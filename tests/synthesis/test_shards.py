@@ -1,0 +1,153 @@
+"""One shard's part of the plan and its groups, from files alone; retries; estimates. No Ray: few shards run here."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from trimtab.schemas import (
+    Generation,
+    PlanRow,
+    Quarantined,
+    RankedGroup,
+    Request,
+    group_file,
+    iter_groups,
+    read_rows,
+    write_rows,
+)
+from trimtab.synthesis.estimate import Estimate, estimate
+from trimtab.synthesis.generating import measured_rate, planned_ids
+from trimtab.synthesis.quality import QualityConfig
+from trimtab.synthesis.recipe import CourseCorrectionRecipe
+from trimtab.synthesis.requests import read_summary, request_file, write_requests
+from trimtab.synthesis.retries import attempts_of, plan_retry, quarantined, retry_folders
+from trimtab.synthesis.shards import ShardWork, assemble_shard, over_shards, plan_shard, shard_files
+
+HARMFUL = "First, wait. Then, go! Is it easy? Yes; it is: quite - easy (really). Do it, now. Fine, then."
+RECIPE = CourseCorrectionRecipe()
+
+
+def _requests(num: int) -> list[Request]:
+    return [Request(id=f"r{n}", prompt=f"How do I skip day {n}?", harmful=HARMFUL, source_row=n) for n in range(num)]
+
+
+def _started(output: Path, requests: list[Request], per_shard: int = 2) -> ShardWork:
+    write_requests(output, (requests, [], {}), per_shard)
+    return ShardWork(output, RECIPE, QualityConfig(), None)
+
+
+def _plan(work: ShardWork) -> list[PlanRow]:
+    summary = read_summary(work.output)
+    assert summary is not None
+    over_shards(partial(plan_shard, work, "", 0), range(min(2, summary["shards"])), "plan")
+    return read_rows(work.output / "plan", PlanRow)
+
+
+def _write(folder: Path, name: str, rows: list[PlanRow], bad: tuple[str, ...] = (), text: str = "") -> None:
+    made = [
+        Generation(id=row.id, num_prompt_tokens=5, num_tokens=7, shard=row.shard, seconds=2, finished_at=10 + number,
+                   text=text if row.id in bad else f" I would rather help you with something else, {row.id}.")
+        for number, row in enumerate(rows)
+    ]  # fmt: skip
+    write_rows(folder / "generations" / f"{name}.parquet", Generation, made)
+
+
+def _assembled(work: ShardWork, folders: list[Path]) -> list[dict[str, int]]:
+    files = shard_files([folder / "generations" for folder in folders])
+    done = ShardWork(work.output, RECIPE, QualityConfig(), None, files)
+    return over_shards(partial(assemble_shard, done), range(2), "groups")
+
+
+def test_shards_plan_and_assemble_their_own_rows_alone(tmp_path: Path) -> None:
+    work = _started(tmp_path, _requests(4))
+    plan = _plan(work)
+    assert [row.shard for row in plan] == [0] * 10 + [1] * 10
+    assert planned_ids(tmp_path) == {row.id for row in plan}
+    _write(tmp_path, "a", plan[:7])
+    _write(tmp_path, "b", plan[7:15])  # rows of both shards in one file
+    _write(tmp_path, "c", plan[15:])
+    counts = _assembled(work, [tmp_path])
+    assert [count["groups"] for count in counts] == [4, 4]
+    assert sum(count["pairs"] for count in counts) == 8 * 15
+    prompts = [group.prompt for group in read_rows(group_file(tmp_path, 1), RankedGroup)]
+    assert set(prompts) == {"How do I skip day 2?", "How do I skip day 3?"}
+    assert {group.configuration for group in iter_groups(tmp_path)} == {"harmless", "uncensored"}
+
+
+def test_plan_of_a_shard_is_written_once(tmp_path: Path) -> None:
+    work = _started(tmp_path, _requests(2))
+    first = plan_shard(work, "", 0, 0)
+    path = tmp_path / "plan" / "00000-0.parquet"
+    before = path.stat().st_mtime_ns
+    assert plan_shard(work, "", 0, 0) == first
+    assert path.stat().st_mtime_ns == before
+
+
+def test_request_that_cannot_be_cut_is_quarantined_once(tmp_path: Path) -> None:
+    requests = [*_requests(1), Request(id="x", prompt="How?", harmful="No points", source_row=8)]
+    work = _started(tmp_path, requests)
+    plan = _plan(work)
+    _write(tmp_path, "a", plan)
+    counts = over_shards(partial(assemble_shard, ShardWork(tmp_path, RECIPE, QualityConfig(), None, shard_files(
+        [tmp_path / "generations"]))), range(1), "groups")  # fmt: skip
+    assert (counts[0]["groups"], counts[0]["requests_without_group"]) == (2, 1)
+    (bad,) = quarantined(tmp_path)
+    assert (bad.stage, bad.id, bad.source_row) == ("plan", "x", 8)
+    assert "fewer than num_cuts=4" in bad.reason
+
+
+def test_quarantined_generation_is_retried_warmer_and_then_completes_its_group(tmp_path: Path) -> None:
+    work = _started(tmp_path, _requests(4))
+    plan = _plan(work)
+    _write(tmp_path, "a", plan, bad=(plan[3].id,))
+    assert [count["groups"] for count in _assembled(work, [tmp_path])] == [2, 4]
+    (bad,) = quarantined(tmp_path)
+    assert (bad.id, bad.source_row, bad.attempts) == (plan[3].id, 0, 1)
+
+    assert plan_retry(tmp_path, ("",), 0.7) == 1
+    (folder,) = retry_folders(tmp_path, "")
+    (row,) = read_rows(folder / "plan", PlanRow)
+    assert (row.id, row.temperature, row.shard) == (plan[3].id, 0.7, 0)
+    _write(folder, "a", [row], bad=(row.id,))
+    assert [count["groups"] for count in _assembled(work, [tmp_path, folder])] == [2, 4]
+    assert quarantined(tmp_path)[0].attempts == 2
+
+    assert plan_retry(tmp_path, ("",), 0.7) == 1
+    assert attempts_of(tmp_path, ("",)) == 2
+    last = retry_folders(tmp_path, "")[-1]
+    _write(last, "a", read_rows(last / "plan", PlanRow))
+    assert [count["groups"] for count in _assembled(work, [tmp_path, folder, last])] == [4, 4]
+    assert quarantined(tmp_path) == []
+    assert plan_retry(tmp_path, ("",), 0.7) == 0
+
+
+def test_summary_comes_last(tmp_path: Path) -> None:
+    assert read_summary(tmp_path) is None
+    bad = Quarantined(source_row=1, reason="r", content="c")
+    assert write_requests(tmp_path, (_requests(5), [bad], {"near_duplicates": 3}), 2) == read_summary(tmp_path)
+    assert read_summary(tmp_path) == {"near_duplicates": 3, "requests": 5, "shards": 3}
+    assert len(read_rows(request_file(tmp_path, 2), Request)) == 1
+    assert quarantined(tmp_path) == [bad]
+
+
+def test_estimate_counts_rows_and_tokens(tmp_path: Path, tiny_tokenizer_folder: Path) -> None:
+    rows = _plan(_started(tmp_path, _requests(2)))
+    found = estimate(sorted((tmp_path / "plan").glob("*.parquet")), tiny_tokenizer_folder, 64.0)
+    assert (found.num_rows, found.most_new_tokens, found.sampled) == (len(rows), 128 * len(rows), False)
+    assert found.engine_hours == pytest.approx(128 * 10 / 64 / 3600)
+    assert "engine-hours: at most 0.01 at 64 tokens/s" in "".join(found.lines(3))
+    assert "unknown" in "".join(Estimate(1, 1, 1, False, None).lines(1))
+
+
+def test_measured_rate_leaves_out_the_time_between_two_runs(tmp_path: Path) -> None:
+    def row(number: int, end: float) -> Generation:
+        return Generation(id=str(number), text="x", num_prompt_tokens=1, num_tokens=50, seconds=5, finished_at=end)
+
+    folder = tmp_path / "generations"
+    write_rows(folder / "a.parquet", Generation, [row(1, 105), row(2, 108)])  # busy from 100 to 108
+    write_rows(folder / "b.parquet", Generation, [row(3, 5002)])  # and from 4997 to 5002
+    assert measured_rate([folder]) == pytest.approx(150 / 13)
+    assert measured_rate([tmp_path / "absent"]) is None

@@ -1,0 +1,72 @@
+"""The engine's committed files: counted once, checked for what can't be read, and for ids that lack or repeat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from trimtab.engine.parts import Parts, remove_unreadable
+from trimtab.engine.run import _verify
+from trimtab.engine.telemetry import _samples
+from trimtab.schemas import Generation, write_rows
+
+
+def _part(folder: Path, name: str, *ids: str, error: str = "") -> Path:
+    rows = [Generation(id=i, text="x" * 500, num_prompt_tokens=1, num_tokens=3, error=error) for i in ids]
+    write_rows(folder / "generations" / f"{name}.parquet", Generation, rows)
+    (folder / "checkpoint").mkdir(exist_ok=True)
+    pq.write_table(pa.table({"id": list(ids)}), folder / "checkpoint" / f"{name.removesuffix('-0')}.parquet")
+    return folder / "generations" / f"{name}.parquet"
+
+
+def test_parts_are_counted_as_they_come(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "generations")
+    assert parts.ids() == set()
+    _part(tmp_path, "u_000000-0", "a", "b")
+    (tmp_path / "generations" / "half.parquet").write_bytes(b"PAR1 still being written")
+    assert parts.ids() == {"a", "b"}
+    _part(tmp_path, "u_000001-0", "c", error="failed")
+    assert parts.ids() == {"a", "b", "c"}
+    assert (parts.num_rows, parts.num_tokens, parts.num_errors) == (3, 9, 1)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_unreadable_part_goes_with_its_checkpoint_alone(tmp_path: Path, damage: str) -> None:
+    kept, broken = _part(tmp_path, "u_000001-0", "a"), _part(tmp_path, "u_000010-0", "b")
+    content = bytearray(broken.read_bytes())
+    if damage == "cut":
+        broken.write_bytes(content[: len(content) // 2])
+    else:
+        content[content.index(b"b", 4) + 8] ^= 0xFF  # inside the first page, whose checksum tells
+        broken.write_bytes(content)
+    assert remove_unreadable(tmp_path) == ["u_000010-0.parquet"]
+    assert kept.is_file()
+    assert not broken.exists()
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["u_000001.parquet"]
+    assert remove_unreadable(tmp_path) == []
+
+
+def test_every_id_of_the_plan_must_be_there_once(tmp_path: Path) -> None:
+    _part(tmp_path, "u_000000-0", "a", "b", "other")
+    parts = Parts(tmp_path / "generations")
+    parts.look()
+    _verify(parts, {"a", "b"}, "rows")
+    with pytest.raises(RuntimeError, match=r"rows: 1 of 3 rows were not generated \(such as c\)"):
+        _verify(parts, {"a", "b", "c"}, "rows")
+    _part(tmp_path, "u_000001-0", "a")
+    parts.look()
+    with pytest.raises(RuntimeError, match=r"rows: 1 of 2 rows were written twice \(such as a\)"):
+        _verify(parts, {"a", "b"}, "rows")
+
+
+def test_cache_counters_are_read_by_model() -> None:
+    text = (
+        "# TYPE ray_vllm_prefix_cache_hits_total counter\n"
+        'ray_vllm_prefix_cache_hits_total{model_name="m"} 30.0\n'
+        "# TYPE ray_other gauge\nray_other 1.0\n"
+    )
+    (sample,) = _samples(text)
+    assert sample == ("ray_vllm_prefix_cache_hits_total", {"model_name": "m"}, 30.0)
