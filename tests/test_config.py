@@ -214,8 +214,21 @@ def test_training_preset_loads_and_its_settings_go_together(path: Path) -> None:
         assert len(config.lora.target_modules) == 7
 
 
+SYNTHESES = sorted((ROOT / "jobs" / "configs" / "synthesize").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SYNTHESES, ids=lambda path: path.stem)
+def test_synthesis_preset_loads(path: Path) -> None:
+    from trimtab.synthesis.config import SynthesisConfig
+
+    config = load(SynthesisConfig, path)
+    assert config.recipe.type in path.stem
+    assert path.read_text(encoding="utf-8").startswith("# ")
+
+
 def test_some_configuration_ships() -> None:
     assert len(PRESETS) >= 12
+    assert len(SYNTHESES) >= 4
     assert "demo.yaml" in [path.name for path in SHIPPED]
 
 

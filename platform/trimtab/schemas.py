@@ -218,10 +218,16 @@ SCHEMAS: dict[type[Row], pa.Schema] = {
 
 
 def write_rows(path: Path, cls: type[AnyRow], rows: Iterable[AnyRow]) -> int:
-    """Write rows to one Parquet file, whole or not at all (a temporary file, then a rename). Returns the count."""
+    """Write rows to one Parquet file, whole or not at all. Returns the count."""
+    table = pa.Table.from_pylist([row.model_dump() for row in rows], schema=SCHEMAS[cls])
+    write_table(path, table)
+    return int(table.num_rows)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file whole or not at all (a temporary file, then a rename), its folder where it lacks."""
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist([row.model_dump() for row in rows], schema=SCHEMAS[cls])
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
@@ -229,7 +235,6 @@ def write_rows(path: Path, cls: type[AnyRow], rows: Iterable[AnyRow]) -> int:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    return int(table.num_rows)
 
 
 def read_rows(path: Path, cls: type[AnyRow]) -> list[AnyRow]:

@@ -47,5 +47,5 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
     }
     settings = {"model": MODEL, "requests": NUM_REQUESTS, "counts": counts, "peers": peers, "max_tokens": 128,
                 "engine": ENGINE.model_dump(mode="json"), "hf_batch": 40, "decoding": "greedy",
-                "clock": "from the first row in the engine to the last one out; loading left out everywhere"}  # fmt: skip
+                "clock": "from the first row in the engine to the last one out; loading left out"}  # fmt: skip
     return figures, settings

@@ -202,13 +202,28 @@ def test_best_checkpoint_is_kept_by_the_callers_function_and_registered(
     assert list((output / "tensorboard").glob("events.*"))
 
 
-def test_pairwise_is_trls_trainer_on_the_same_groups(tiny_model: Path, ranked_groups: Path, tmp_path: Path) -> None:
-    split = ValidationConfig(share=0.2)
-    record = _train(tmp_path / "out", tiny_model, ranked_groups, objective="pairwise", num_train_epochs=1,
-                    zero_stage=0, validation=split, learning_rate=3e-4)  # fmt: skip
-    steps = read_log(tmp_path / "out" / "steps.jsonl")
+def test_pairwise_is_trls_trainer_on_the_same_groups_and_its_best_checkpoint_is_kept(
+    tiny_model: Path, ranked_groups: Path, tmp_path: Path
+) -> None:
+    split = ValidationConfig(share=0.2, metric="accuracy", keep_best=True)
+    record = _train(tmp_path / "out", tiny_model, ranked_groups, objective="pairwise", num_train_epochs=1, save_steps=2,
+                    num_workers=2, validation=split, learning_rate=3e-4)  # fmt: skip
+    steps, validation = (read_log(tmp_path / "out" / f"{name}.jsonl") for name in ("steps", "validation"))
     assert record.counts["steps"] == len(steps) == 5
     assert steps[0]["dpo_loss"] == pytest.approx(0.693147, abs=1e-3)
     assert steps[-1]["dpo_loss"] < steps[0]["dpo_loss"]
-    assert record.results["validation"]["eval_accuracy"] > 0.4
+    best = max(line["eval_accuracy"] for line in validation)
+    assert record.results["checkpoint"]["eval_accuracy"] == pytest.approx(best)
     assert _weights(tmp_path / "out")
+
+
+def test_training_that_gets_worse_stops_early_and_keeps_its_best_checkpoint(
+    tiny_model: Path, ranked_groups: Path, tmp_path: Path
+) -> None:
+    split = ValidationConfig(share=0.2, keep_best=True, early_stopping_patience=1)
+    record = _train(tmp_path / "out", tiny_model, ranked_groups, save_steps=1, validation=split, zero_stage=0,
+                    learning_rate=0.5, lr_scheduler_type="constant", warmup_ratio=0)  # fmt: skip
+    losses = [line["eval_dpo_loss"] for line in read_log(tmp_path / "out" / "validation.jsonl")]
+    assert losses[-1] >= min(losses[:-1])
+    assert record.counts["steps"] == len(losses) < 10
+    assert record.results["checkpoint"]["eval_dpo_loss"] == pytest.approx(min(losses), abs=1e-5)

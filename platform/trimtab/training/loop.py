@@ -126,38 +126,49 @@ def build_trainer(config: TrainingConfig, arguments: dict[str, Any], scratch: st
     torch.manual_seed(config.seed)
     store = GroupStore(output / "groups.arrow")
     prepare = callbacks.Prepare(output, arguments["fingerprint"], arguments["probes"])
-    hooks: list[Any] = [prepare, callbacks.StepLog(output), callbacks.RayCheckpoints(arguments["validate"])]
-    patience = config.validation.early_stopping_patience
-    if patience:
-        from transformers import EarlyStoppingCallback
-
-        hooks.append(EarlyStoppingCallback(patience))
     trainer = RankedTrainer(
-        config, store, model=as_scorer(load_model(arguments["model"], config)), args=args, callbacks=hooks,
+        config, store, model=as_scorer(load_model(arguments["model"], config)), args=args,
+        callbacks=[prepare, *hooks(config, output, arguments["validate"])],
         train_dataset=Forwards(store, plan), eval_dataset=Forwards(store, validation) if validation else None,
     )  # fmt: skip
     prepare.trainer = trainer
     return trainer
 
 
-def training_arguments(config: TrainingConfig, scratch: str, parts: int, validates: bool) -> Any:
-    """The library's arguments: one forward pass of the plan a batch, one epoch of the whole plan."""
-    from transformers import TrainingArguments
+def hooks(config: TrainingConfig, output: Path, validate: bool) -> list[Any]:
+    """What both trainers have beside their steps: the step log, checkpoints, early stopping where it is asked for."""
+    from transformers import EarlyStoppingCallback
 
+    from trimtab.training import callbacks
+
+    patience = config.validation.early_stopping_patience
+    stopping = [EarlyStoppingCallback(patience)] if patience else []
+    return [callbacks.StepLog(output), callbacks.RayCheckpoints(validate), *stopping]
+
+
+def arguments_of_both(config: TrainingConfig, scratch: str, parts: int, validates: bool) -> dict[str, Any]:
+    """The library's arguments that are the same for both trainers: ``parts`` forward passes a step, one epoch."""
     metric, greater = METRICS[config.validation.metric]
     watched = validates and config.validation.metric != "corr_mean"
-    return TrainingArguments(
-        output_dir=scratch, per_device_train_batch_size=1, gradient_accumulation_steps=parts, num_train_epochs=1,
-        learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=config.warmup_ratio, max_grad_norm=config.max_grad_norm, seed=config.seed,
-        bf16=config.dtype == "bfloat16", use_cpu=not config.use_gpu, save_steps=config.save_steps,
-        eval_strategy="steps" if validates else "no", eval_steps=config.save_steps,
-        metric_for_best_model=metric if watched else None, greater_is_better=greater if watched else None,
-        gradient_checkpointing=config.gradient_checkpointing, report_to=list(config.report_to), disable_tqdm=True,
-        logging_strategy="steps", logging_steps=1, remove_unused_columns=False, dataloader_pin_memory=False,
-        save_on_each_node=True, restore_callback_states_from_checkpoint=True,
-        deepspeed=deepspeed_config(config, parts),
-    )  # fmt: skip
+    return {
+        "output_dir": scratch, "per_device_train_batch_size": 1, "gradient_accumulation_steps": parts,
+        "num_train_epochs": 1, "learning_rate": config.learning_rate, "lr_scheduler_type": config.lr_scheduler_type,
+        "warmup_steps": config.warmup_ratio, "max_grad_norm": config.max_grad_norm, "seed": config.seed,
+        "bf16": config.dtype == "bfloat16", "use_cpu": not config.use_gpu, "save_steps": config.save_steps,
+        "eval_strategy": "steps" if validates else "no", "eval_steps": config.save_steps,
+        "metric_for_best_model": metric if watched else None, "greater_is_better": greater if watched else None,
+        "gradient_checkpointing": config.gradient_checkpointing, "report_to": list(config.report_to),
+        "disable_tqdm": True, "logging_strategy": "steps", "logging_steps": 1, "dataloader_pin_memory": False,
+        "save_on_each_node": True, "restore_callback_states_from_checkpoint": True,
+        "deepspeed": deepspeed_config(config, parts),
+    }  # fmt: skip
+
+
+def training_arguments(config: TrainingConfig, scratch: str, parts: int, validates: bool) -> Any:
+    """The trie trainer's arguments: one forward pass of the plan a batch."""
+    from transformers import TrainingArguments
+
+    return TrainingArguments(**arguments_of_both(config, scratch, parts, validates), remove_unused_columns=False)
 
 
 def deepspeed_config(config: TrainingConfig, parts: int) -> dict[str, Any]:

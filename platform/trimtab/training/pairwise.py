@@ -53,10 +53,9 @@ def train_pairs_worker(arguments: dict[str, Any]) -> None:
 
 def build_trainer(config: TrainingConfig, arguments: dict[str, Any], scratch: str) -> Any:
     """TRL's trainer on this worker, with our step log and checkpoints."""
-    from transformers import AutoTokenizer, EarlyStoppingCallback
+    from transformers import AutoTokenizer
 
-    from trimtab.training import callbacks
-    from trimtab.training.loop import load_model
+    from trimtab.training.loop import hooks, load_model
     from trimtab.training.pairwise_trainer import PairwiseTrainer
 
     output = Path(arguments["output"])
@@ -68,12 +67,10 @@ def build_trainer(config: TrainingConfig, arguments: dict[str, Any], scratch: st
     train_set = _dataset(once, config, output)
     validation = _dataset(held, config, output) if held else None
     args = dpo_config(config, scratch, math.ceil(len(train_set) / steps), validation is not None)
-    hooks: list[Any] = [callbacks.StepLog(output), callbacks.RayCheckpoints(arguments["validate"])]
-    if config.validation.early_stopping_patience:
-        hooks.append(EarlyStoppingCallback(config.validation.early_stopping_patience))
     return PairwiseTrainer(
         model=load_model(arguments["model"], config), args=args, train_dataset=train_set, eval_dataset=validation,
-        processing_class=AutoTokenizer.from_pretrained(arguments["model"]), callbacks=hooks,
+        processing_class=AutoTokenizer.from_pretrained(arguments["model"]),
+        callbacks=hooks(config, output, arguments["validate"]),
     )  # fmt: skip
 
 
@@ -89,22 +86,12 @@ def dpo_config(config: TrainingConfig, scratch: str, pairs_per_step: int, valida
     """TRL's configuration: one pair a forward pass, the pairs of a step accumulated."""
     from trl import DPOConfig
 
-    from trimtab.training.loop import deepspeed_config
+    from trimtab.training.loop import arguments_of_both
 
     parts = max(1, round(pairs_per_step / config.num_workers))
     norm = config.loss_type == "sigmoid" and config.length_normalization
-    accuracy = config.validation.metric == "accuracy"
     return DPOConfig(
-        output_dir=scratch, per_device_train_batch_size=1, per_device_eval_batch_size=1,
-        gradient_accumulation_steps=parts, num_train_epochs=1, loss_type=["sigmoid_norm" if norm else config.loss_type],
-        beta=config.beta, max_length=None, precompute_ref_log_probs=config.lora is None,
-        learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=config.warmup_ratio, max_grad_norm=config.max_grad_norm, seed=config.seed,
-        bf16=config.dtype == "bfloat16", use_cpu=not config.use_gpu, save_steps=config.save_steps,
-        eval_strategy="steps" if validates else "no", eval_steps=config.save_steps,
-        metric_for_best_model=("eval_accuracy" if accuracy else "eval_dpo_loss") if validates else None,
-        greater_is_better=accuracy if validates else None, gradient_checkpointing=config.gradient_checkpointing,
-        report_to=list(config.report_to), disable_tqdm=True, logging_strategy="steps", logging_steps=1,
-        dataloader_pin_memory=False, save_on_each_node=True, restore_callback_states_from_checkpoint=True,
-        deepspeed=deepspeed_config(config, parts),
+        **arguments_of_both(config, scratch, parts, validates), per_device_eval_batch_size=1, beta=config.beta,
+        loss_type=["sigmoid_norm" if norm else config.loss_type], max_length=None,
+        precompute_ref_log_probs=config.lora is None,
     )  # fmt: skip

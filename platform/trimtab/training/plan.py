@@ -17,6 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trimtab.schemas import write_table
+
 SCHEMA = pa.schema([("step", pa.int32()), ("part", pa.int32()), ("worker", pa.int32()),
                     ("group_ids", pa.list_(pa.string())), ("weight", pa.float64()),
                     ("num_tokens", pa.int32())])  # fmt: skip
@@ -127,9 +129,7 @@ def _largest(bins: list[list[Item]]) -> int:
 def write_plan(path: Path, plan: list[Forward]) -> None:
     """Write the plan as one Parquet file, whole or not at all."""
     rows = [{**forward.__dict__, "group_ids": list(forward.group_ids)} for forward in plan]
-    part = path.with_name(f".{path.name}.part")
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part)
-    part.replace(path)
+    write_table(path, pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def read_plan(path: Path) -> list[Forward]:

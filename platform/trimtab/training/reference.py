@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trimtab.schemas import write_table
 from trimtab.training.store import GroupStore
 
 SCHEMA = pa.schema([("id", pa.string()), ("log_probs", pa.list_(pa.float64()))])
@@ -43,7 +44,7 @@ def score(scorer: Any, form: Any, store: GroupStore, ids: Sequence[str], folder:
             distributed.all_gather_object(gathered, rows)
             rows = [row for share in gathered for row in share]
         if rank == 0:
-            _write(folder / name, rows)
+            write_table(folder / name, pa.Table.from_pylist(rows, schema=SCHEMA))
     if world > 1:
         distributed.barrier()
 
@@ -71,12 +72,6 @@ def score_group(scorer: Any, form: Any, store: GroupStore, group_id: str, device
     with torch.no_grad():
         log_probs = scorer(**layout.tensors)
     return layout.totals(log_probs)[0]
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part)
-    part.replace(path)
 
 
 def read(folder: Path) -> dict[str, list[float]]:
