@@ -174,8 +174,8 @@ def test_part_file_is_hidden_from_readers_until_it_is_whole(tmp_path: Path, monk
     seen: list[str] = []
     write_table = pq.write_table
 
-    def spy(table: object, where: Path) -> None:
-        write_table(table, where)
+    def spy(table: object, where: Path, **settings: object) -> None:
+        write_table(table, where, **settings)
         seen.extend(file.name for file in tmp_path.glob("*.parquet"))
 
     monkeypatch.setattr(pq, "write_table", spy)

@@ -31,6 +31,7 @@ from trimtab.serving import ServeConfig, refuse_taken_port, running
 from trimtab.sources import SourceConfig
 from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.config import SynthesisConfig
+from trimtab.synthesis.quality import QualityConfig
 from trimtab.synthesis.recipe import CourseCorrectionRecipe
 from trimtab.training import run as training
 from trimtab.training.config import LoRA, LossConfig, TrainingConfig, ValidationConfig
@@ -80,6 +81,8 @@ class PipelineConfig(Config):
     """New tokens of each synthesized response."""
     safe_response: str = Field("model", pattern="^(model|source)$")
     """The best response of a group: the model's own answer, or the row's safe one where it has one."""
+    quality: QualityConfig = QualityConfig()
+    """What a synthesized response must be like; others are quarantined."""
     training: TrainingSettings = TrainingSettings()
     max_tokens: int = Field(64, ge=1)
     """New tokens of an answer in the S0/S1 and retention measurements and from the endpoint."""
@@ -185,7 +188,9 @@ def synthesis_config(config: PipelineConfig, model: str) -> SynthesisConfig:
         "max_tokens": config.synthesis_max_tokens, "safe_response": config.safe_response,
     })  # fmt: skip
     folder = config.output / "groups"
-    return SynthesisConfig(output=folder, model=model, recipe=recipe, engine=config.engine, ray=config.ray)
+    return SynthesisConfig(
+        output=folder, model=model, recipe=recipe, quality=config.quality, engine=config.engine, ray=config.ray
+    )
 
 
 def training_config(config: PipelineConfig, model: str) -> TrainingConfig:

@@ -7,7 +7,7 @@ best first. C²-SYN groups have N = 6, CST pairs N = 2; preference pairs are a v
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -239,12 +239,17 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def read_rows(path: Path, cls: type[AnyRow]) -> list[AnyRow]:
     """Read the rows of a Parquet file, or of all Parquet files of a folder."""
+    return read_files(sorted(path.glob("*.parquet")) if path.is_dir() else [path], cls)
+
+
+def read_files(files: Sequence[Path], cls: type[AnyRow], shard: int | None = None) -> list[AnyRow]:
+    """Read the rows of Parquet files, or only those of one shard, in the files' order."""
     import pyarrow.dataset as pads
 
-    files = [str(file) for file in sorted(path.glob("*.parquet"))] if path.is_dir() else [str(path)]
     if not files:
         return []
-    table = pads.dataset(files, schema=SCHEMAS[cls]).to_table()
+    wanted = None if shard is None else pads.field("shard") == shard
+    table = pads.dataset([str(file) for file in files], schema=SCHEMAS[cls]).to_table(filter=wanted)
     return [cls.model_validate(row) for row in table.to_pylist()]
 
 

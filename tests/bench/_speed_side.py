@@ -104,7 +104,7 @@ class OneSequence(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The library's own loss of one sequence."""
-        return model(input_ids=inputs, labels=inputs, use_cache=False).loss
+        return model(input_ids=inputs["input_ids"], labels=inputs["labels"], use_cache=False).loss
 
 
 def lm(given: dict[str, Any], scratch: str) -> dict[str, Any]:
@@ -113,7 +113,8 @@ def lm(given: dict[str, Any], scratch: str) -> dict[str, Any]:
     ids = [torch.randint(10, 40000, (length,)) for length in lengths]
     trainer = OneSequence(
         model=load(given["model"]), args=TrainingArguments(**common(scratch, GROUPS_PER_STEP, 1)),
-        train_dataset=ids, data_collator=lambda items: items[0][None],
+        train_dataset=[{"input_ids": item[None], "labels": item[None]} for item in ids],
+        data_collator=lambda items: items[0],
     )  # fmt: skip
     before = time.monotonic()
     trainer.train()

@@ -16,6 +16,7 @@ from trimtab.chat import Chat
 from trimtab.sources import SourceConfig
 from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.config import SynthesisConfig
+from trimtab.synthesis.quality import QualityConfig
 from trimtab.synthesis.recipe import CourseCorrectionRecipe
 from trimtab.training.config import TrainingConfig
 from trimtab.training.data import Prepared, tokenized
@@ -36,7 +37,8 @@ def synthesized(folder: Path, num_requests: int, mode: str, max_tokens: int = 12
     recipe = CourseCorrectionRecipe.model_validate(
         {"source": source(), "num_requests": num_requests, "mode": mode, "flips": (), "max_tokens": max_tokens}
     )
-    synthesis.run(SynthesisConfig(output=folder, recipe=recipe))
+    quality = QualityConfig(min_words=0, max_repeated_share=None)  # greedy, the small model loops; its texts count here
+    synthesis.run(SynthesisConfig(output=folder, recipe=recipe, quality=quality))
     cluster.disconnect()
     return folder
 

@@ -17,12 +17,13 @@ from trimtab.synthesis.recipe import CourseCorrectionRecipe
 
 NUM_REQUESTS = 96
 ENGINE = VLLMEngine()
+ANY_TEXT = QualityConfig(min_words=0, max_repeated_share=None)
 
 
 def synthesized(output: Path, engine: VLLMEngine, num_requests: int) -> tuple[float, dict[str, int]]:
     """(generated tokens a second while the engine held rows, counts) of the stage, on a Ray of its own."""
     recipe = CourseCorrectionRecipe(source=source(), num_requests=num_requests, near_duplicates=None, min_words=40)
-    config = SynthesisConfig(output=output, recipe=recipe, engine=engine, quality=QualityConfig(min_words=0))
+    config = SynthesisConfig(output=output, recipe=recipe, engine=engine, quality=ANY_TEXT)
     record = synthesis.run(config)
     cluster.disconnect()
     return record.results["tokens_per_s"], record.counts

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trimtab.config import InputError
-from trimtab.engine import VLLMEngine, generate
+from trimtab.engine import OpenAIEngine, VLLMEngine, generate
 from trimtab.schemas import PlanRow
 
 pytestmark = pytest.mark.slow
@@ -69,11 +69,12 @@ def test_finished_plan_starts_no_engine(made: tuple[Path, list[PlanRow]], tiny_m
     assert sorted(path.name for path in (folder / "generations").iterdir()) == before
 
 
-def test_longer_plan_generates_only_what_is_missing(made: tuple[Path, list[PlanRow]], tiny_model: Path) -> None:
-    folder, plan = made
+def test_longer_plan_generates_only_what_is_missing(vllm_server: str, tmp_path: Path, ray_session: None) -> None:
+    folder, plan, engine = tmp_path / "out", _plan(5), OpenAIEngine(base_url=vllm_server, model="tiny")
+    generate(plan, folder, None, engine, "rows")
     parts = set((folder / "generations").glob("*.parquet"))
     more = [*plan, *(row.model_copy(update={"id": f"more{i}"}) for i, row in enumerate(plan[:3]))]
-    written = generate(more, folder, tiny_model, ENGINE, "rows")
+    written = generate(more, folder, None, engine, "rows")
     new = set((folder / "generations").glob("*.parquet")) - parts
     import pyarrow.parquet as pq
 

@@ -69,13 +69,14 @@ def test_killed_synthesis_goes_on_and_loses_and_doubles_nothing(
     arguments = ["synthesize"]
     for item in (f"output={output}", f"model={tiny_model}", f"recipe.source.data={small_source}",
                  "recipe.source.num_evaluation_prompts=4", "recipe.max_tokens=200", "engine.max_num_seqs=4",
-                 "engine.kv_cache_gib=1", "engine.rows_per_batch=4", f"ray.temp_dir={ray_folder}"):  # fmt: skip
+                 "engine.kv_cache_gib=1", "engine.rows_per_batch=4", f"ray.temp_dir={ray_folder}",
+                 "quality.min_words=0", "quality.max_repeated_share=null"):  # fmt: skip
         arguments += ["--set", item]
     _kill_when(_start(arguments), lambda: len(list((output / "generations").glob("*.parquet"))) >= 2)
     assert read_record(output) is None
     kept = len(_generated(output))
     out = _finish(arguments)
-    plan = {row.id for row in read_rows(output / "plan.parquet", PlanRow)}
+    plan = {row.id for row in read_rows(output / "plan", PlanRow)}
     made = _generated(output)
     assert f"{kept}/{len(plan)} rows are there already" in out
     assert sorted(made) == sorted(plan)

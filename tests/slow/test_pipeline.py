@@ -32,6 +32,8 @@ def finished(
         f"output={tmp_path_factory.mktemp('runs') / 'demo'}", f"model={tiny_model}", f"data={small_source}",
         "num_evaluation_prompts=4", "synthesis_max_tokens=12", "max_tokens=12", f"port={port}",
         "engine.max_num_seqs=16", "engine.kv_cache_gib=1", "safe_response=source", "training.max_length=1500",
+        "quality.min_words=0", "quality.max_repeated_share=null", "num_validation_prompts=2",
+        "training.validation.metric=corr_mean", "training.validation.keep_best=true",
     ])  # fmt: skip
     pipeline.run(config, keep_ray=True)
     return config
@@ -64,6 +66,19 @@ def test_training_steps_are_logged_once_each(finished: pipeline.PipelineConfig) 
     steps = read_log(finished.output / "train" / "steps.jsonl")
     assert [step["step"] for step in steps] == list(range(1, steps[-1]["steps"] + 1))
     assert steps[0]["dpo_loss"] == pytest.approx(0.6931, abs=0.01)
+
+
+def test_checkpoint_is_measured_by_corr_mean_on_prompts_of_its_own(finished: pipeline.PipelineConfig) -> None:
+    from trimtab.sources import read_requests, split_requests
+
+    record = read_record(finished.output / "train")
+    assert record is not None
+    assert 0 <= record.results["checkpoint"]["corr_mean"] <= 1
+    source = finished.source.model_copy(update={"split": "validation"})
+    held = {request.prompt for request in split_requests(read_requests(source)[0], source)[1]}
+    trained = {group.prompt for group in iter_groups(finished.output / "groups")}
+    assert len(held) == 2
+    assert not trained & held
 
 
 def test_trained_model_differs_and_names_its_configurations(

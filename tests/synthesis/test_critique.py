@@ -22,8 +22,8 @@ from trimtab.synthesis.critique import (
     clean,
     plan_rows,
     recipe_texts,
-    select,
     template_texts,
+    training_requests,
     written,
 )
 
@@ -146,7 +146,7 @@ def test_own_template_is_used_and_changes_the_fingerprint_but_not_the_identity(t
         ("{{ prompt", "is not a Jinja text that can be filled in"), ("{{ prompt }}", "uses the values prompt; use"),
         ("{{ prompt }} {{ answer }} {{ wish }}", "can be filled in .*'wish' is undefined"),
         ("Hello", "values none; use"),
-        ("{{ prompt }} {{ answer }} {% if wish %}{% endif %}", "uses the values answer, prompt, wish; use"),
+        ("{{ prompt }} {{ answer }} {% if wish is defined %}{% endif %}", "uses the values answer, prompt, wish; use"),
         ("{{ prompt }} {{ answer.__class__.__mro__ }}", "is unsafe"), (b"\xff{{ prompt }}", "is not UTF-8 text"),
         ("{% include 'x' %}", "can be filled in"),
     ],
@@ -250,39 +250,38 @@ WORDS = ("apple", "bridge", "candle", "dancer", "engine", "forest", "garden", "h
 def test_plain_list_of_prompts_is_split_like_any_other(tmp_path: Path) -> None:
     prompts = [f"What is a {one} {two}?" for one, two in zip(WORDS, WORDS[::-1], strict=True)]
     source = _source(tmp_path, [{"prompt": prompt, "topic": "x"} for prompt in prompts], num_evaluation_prompts=4)
-    requests, bad, counts = select(_recipe(source=source))
+    requests, bad = training_requests(_recipe(source=source))
     assert bad == []
-    assert counts == {"training_requests": 7, "repeated_prompts": 0}
+    assert len(requests) == 7
     assert {request.prompt for request in requests} < set(prompts)
     rows = [{"prompt": p, "response_0": "Bad.", "response_1": "Good.", "is_response_0_safe": False,
              "is_response_1_safe": True} for p in prompts]  # fmt: skip
-    same, _, _ = select(_recipe(source=_source(tmp_path, rows, num_evaluation_prompts=4)))
+    same, _ = training_requests(_recipe(source=_source(tmp_path, rows, num_evaluation_prompts=4)))
     assert [request.prompt for request in same] == [request.prompt for request in requests]
 
 
 def test_bad_prompts_are_quarantined_and_repeated_ones_used_once(tmp_path: Path) -> None:
     bad_rows: list[Any] = [{"prompt": " "}, {"prompt": 3}, 4, {"prompt": "\ud800"}]
     rows = [{"prompt": "Why?"}, {"prompt": " Why? "}, *bad_rows]
-    requests, bad, counts = select(_recipe(source=_source(tmp_path, rows, max_bad_share=1)))
+    requests, bad = training_requests(_recipe(source=_source(tmp_path, rows, max_bad_share=1)))
     assert [request.prompt for request in requests] == ["Why?"]
-    assert counts["repeated_prompts"] == 1
     assert [(row.source_row, row.reason) for row in bad] == [
         (2, "field prompt is empty"), (3, "field prompt is missing or not text"),
         (4, "field prompt is missing or not text"), (5, "field prompt is not valid Unicode text"),
     ]  # fmt: skip
     with pytest.raises(InputError, match="4 of 6 rows are bad"):
-        select(_recipe(source=_source(tmp_path, rows)))
+        training_requests(_recipe(source=_source(tmp_path, rows)))
     with pytest.raises(InputError, match="no row has a prompt"):
-        select(_recipe(source=_source(tmp_path, bad_rows, max_bad_share=1)))
+        training_requests(_recipe(source=_source(tmp_path, bad_rows, max_bad_share=1)))
 
 
 def test_shipped_sample_gives_the_training_split_once_a_prompt() -> None:
     training, _ = split_requests(read_requests(SourceConfig())[0], SourceConfig())
-    requests, _, counts = select(_recipe())
+    requests, _ = training_requests(_recipe())
     assert {request.id for request in requests} <= {request.id for request in training}
     assert {request.prompt for request in requests} == {request.prompt for request in training}
-    assert len(requests) + counts["repeated_prompts"] == len(training)
-    assert select(_recipe(num_requests=3))[0] == requests[:3]
+    assert len(requests) == len({request.prompt for request in requests})
+    assert training_requests(_recipe(num_requests=3))[0] == requests[:3]
 
 
 @pytest.mark.parametrize(

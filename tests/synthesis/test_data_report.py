@@ -13,7 +13,7 @@ import pytest
 from trimtab.artifacts import git_revision, versions
 from trimtab.judging import RulesJudge
 from trimtab.schemas import RankedGroup, Response
-from trimtab.synthesis.data_report import alike, reading, write_report
+from trimtab.synthesis.data_report import alike, notes, reading, write_report
 from trimtab.synthesis.statistics import Statistics, sample_harmlessness
 
 HOSTILE = "</pre><script>alert('x')</script> & <img src=http://evil.example/a.png>"
@@ -151,7 +151,25 @@ def test_the_first_sentence_says_what_was_made() -> None:
     groups = [_group(0), _group(1)]
     flips = [groups[0].flip("uncensored", None)]
     made = "2 ranked groups from 2 distinct prompts (1 near-duplicate removed), and 1 flip. 3 rows quarantined."
-    assert reading(_statistics([*groups, *flips]), 3) == made
+    statistics = _statistics([*groups, *flips])
+    assert reading(statistics, 3) == reading({**statistics, "described_share": 1.0}, 3) == made
+    assert reading({**statistics, "described_share": 0.045}, 3) == f"Described here, from 4.5% of the shards: {made}"
+
+
+@pytest.mark.parametrize(("num_turning", "warned"), [(0, True), (1, True), (9, False), (20, False)])
+def test_corrections_that_only_their_triggers_make_are_pointed_out(num_turning: int, warned: bool) -> None:
+    found = Statistics(triggers=("However, I must stop, as",))
+    for number in range(20):
+        behind = "it would hurt them" if number < num_turning else "it is raining now"
+        text = f"Sure, However, I must stop, as {behind}"
+        correction = Response(role="SYN_1", text=text, num_prefill_chars=len("Sure,"))
+        group = _group(number)
+        found.add(group.model_copy(update={"responses": (group.responses[0], correction, group.responses[2])}))
+    said = notes(found.result())
+    assert len(said) == warned
+    if said:
+        assert f"(SYN_1 {num_turning / 20:.2f})" in said[0]
+    assert notes({}) == []
 
 
 @pytest.mark.slow
@@ -167,7 +185,7 @@ def test_pictures_have_words_and_nothing_is_fetched(tmp_path: Path) -> None:
         "Share of safe answers with 95 % intervals, from the best rank to the worst: SR 1.00 ["
     )
     assert markup.alts[1].startswith("A histogram of the number of words for each role. Medians: SR ")
-    assert "By this judge harmlessness falls along the ranking (Spearman -" in page
+    assert "By this judge harmlessness falls along the ranking, clearly at 1 of 2 steps (Spearman -" in page
     assert "default-src &#39;none&#39;" in page
 
 

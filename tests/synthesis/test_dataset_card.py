@@ -82,7 +82,7 @@ def test_card_shows_odd_and_missing_system_prompts_word_for_word(tmp_path: Path)
     synthesized(tmp_path / "groups", [make_group(0).model_copy(update={"system": odd}), plain])
     card = _card(tmp_path / "groups")
     assert f"\n````text\n{odd}\n````\n" in card
-    assert "**none** (1 groups): no system message" in card
+    assert "**none** (1 group): no system message" in card
 
 
 def test_card_of_many_personas_shows_some(tmp_path: Path) -> None:
@@ -96,10 +96,10 @@ def test_card_of_many_personas_shows_some(tmp_path: Path) -> None:
 def test_lengths_are_means_over_the_pairs(tmp_path: Path) -> None:
     synthesized(tmp_path / "groups", [make_group(0, size=3, words=10)])
     found = survey([group_file(tmp_path / "groups")], None, "all")
-    assert found.num_words["chosen"].value == pytest.approx((10 + 10 + 11) / 3)
-    assert found.num_words["rejected"].value == pytest.approx((11 + 12 + 12) / 3)
-    assert found.num_words["prompt"].value == 2
-    assert {role: mean.value for role, mean in found.role_words.items()} == {"R0": 10, "R1": 11, "R2": 12}
+    assert found.num_chars["chosen"].value == pytest.approx((89 + 89 + 98) / 3)
+    assert found.num_chars["rejected"].value == pytest.approx((98 + 107 + 107) / 3)
+    assert found.num_chars["prompt"].value == len("How 0?")
+    assert {role: mean.value for role, mean in found.role_chars.items()} == {"R0": 89, "R1": 98, "R2": 107}
     assert Mean().value is None
 
 

@@ -44,6 +44,8 @@ class _HubHandler(BaseHTTPRequestHandler):
         elif self.path == "/api/repos/create":
             self.server.created.append(json.loads(body))
             self._answer(200, {"url": f"{self.server.url}/datasets/me/pairs"})
+        elif self.path == "/api/validate-yaml":
+            self._answer(200, {"errors": [], "warnings": []})
         elif self.path == "/api/datasets/me/pairs/preupload/main":
             files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
                      for file in json.loads(body)["files"]]  # fmt: skip
@@ -88,7 +90,7 @@ def stand_in_hub(online: pytest.MonkeyPatch) -> Iterator[StandInHub]:
     """A small real server in the place of the Hub."""
     with StandInHub() as server:
         online.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
         server.shutdown()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_schemas import groups as any_group
@@ -47,6 +47,7 @@ def _trl_row(group: RankedGroup, pair: PreferencePair) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@settings(max_examples=30)
 @given(some_groups, which_pairs)
 def test_trl_rows_are_the_plain_pairs(groups: list[RankedGroup], which: Which) -> None:
     table = trl_pairs(_batch(groups), which)
@@ -54,12 +55,14 @@ def test_trl_rows_are_the_plain_pairs(groups: list[RankedGroup], which: Which) -
     assert table.to_pylist() == [_trl_row(group, pair) for group, pair in _plain_pairs(groups, which)]
 
 
+@settings(max_examples=30)
 @given(some_groups, st.integers(0, 6))
 def test_part_of_a_batch_gives_the_pairs_of_that_part(groups: list[RankedGroup], start: int) -> None:
     rows = trl_pairs(_batch(groups).slice(start), "all").to_pylist()
     assert rows == [_trl_row(group, pair) for group, pair in _plain_pairs(groups[start:], "all")]
 
 
+@settings(max_examples=30)
 @given(some_groups, which_pairs)
 def test_each_distinct_text_stands_once(groups: list[RankedGroup], which: Which) -> None:
     """A dictionary with repetitions would be written to Parquet with wrong texts."""
@@ -72,6 +75,7 @@ def test_each_distinct_text_stands_once(groups: list[RankedGroup], which: Which)
         assert set(texts) == set(contents.to_pylist())
 
 
+@settings(max_examples=30)
 @given(some_groups, which_pairs)
 def test_json_lines_are_the_plain_pairs(groups: list[RankedGroup], which: Which) -> None:
     lines = "".join(json_lines(_batch(groups), which))

@@ -63,7 +63,8 @@ def test_self_critique_asks_step_by_step_and_each_step_reads_the_one_before() ->
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"text": ""}, r"SYN_2: nearly empty: 0 words \(limit 3\)"),
+        ({"text": " \n"}, "SYN_2: the model wrote nothing"),
+        ({"text": "No."}, r"SYN_2: nearly empty: 1 word \(limit 3\)"),
         ({"text": "no no no no no no no no no no no no"}, r"SYN_2: loop: 0\.\d+ of its words"),
         ({"text": "", "error": "TimeoutError: slow"}, "SYN_2: TimeoutError: slow"),
     ],

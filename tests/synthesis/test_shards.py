@@ -77,15 +77,6 @@ def test_shards_plan_and_assemble_their_own_rows_alone(tmp_path: Path) -> None:
     assert {group.configuration for group in iter_groups(tmp_path)} == {"harmless", "uncensored"}
 
 
-def test_plan_of_a_shard_is_written_once(tmp_path: Path) -> None:
-    work = _started(tmp_path, _requests(2))
-    first = plan_shard(work, "", 0, 0)
-    path = tmp_path / "plan" / "00000-0.parquet"
-    before = path.stat().st_mtime_ns
-    assert plan_shard(work, "", 0, 0) == first
-    assert path.stat().st_mtime_ns == before
-
-
 def test_request_that_cannot_be_cut_is_quarantined_once(tmp_path: Path) -> None:
     requests = [*_requests(1), Request(id="x", prompt="How?", harmful="No points", source_row=8)]
     work = _started(tmp_path, requests)

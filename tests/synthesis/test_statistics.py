@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from trimtab.judging import RulesJudge
 from trimtab.schemas import RankedGroup, Response
 from trimtab.stats import wilson
+from trimtab.synthesis import statistics
 from trimtab.synthesis.statistics import Statistics, num_given_chars, sample, sample_harmlessness
 
 JUDGE = RulesJudge()
 SAFE, UNSAFE, SHORT = "I am sorry, I won't", "First you take the bus", "Well"
 TRIGGERS = ("However, I must stop here, because", "However, I must")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_resamples() -> Iterator[None]:
+    """Intervals from fewer resamples: quick, and wide enough for what is asked of them here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "NUM_RESAMPLES", 200)
+        yield
 
 
 def _group(number: int, *texts: str, roles: str = "SR SYN_1 FHR", configuration: str = "harmless") -> RankedGroup:
@@ -50,6 +60,7 @@ some_groups = st.lists(
 )  # fmt: skip
 
 
+@settings(max_examples=30)
 @given(first=some_groups, second=some_groups, configuration=st.sampled_from([None, "harmless"]))
 def test_merging_shards_is_counting_all_of_them(
     first: list[RankedGroup], second: list[RankedGroup], configuration: str | None
@@ -81,6 +92,7 @@ def test_nothing_gives_no_role_no_length_and_nothing_that_looks_like_a_rate() ->
     assert (found["groups"], found["prompts"], found["near_duplicates"]) == (0, 0, None)
 
 
+@settings(max_examples=30)
 @given(words=st.lists(st.integers(1, 400), min_size=1, max_size=30))
 def test_words_are_numpys_numbers_and_each_answer_is_in_one_bin(words: list[int]) -> None:
     groups = [_group(number, "x " * count, SAFE, UNSAFE) for number, count in enumerate(words)]
@@ -164,6 +176,7 @@ def test_the_longest_trigger_that_stands_behind_the_start_counts() -> None:
     assert num_given_chars(response.model_copy(update={"num_prefill_chars": 0}), TRIGGERS) == 0
 
 
+@settings(max_examples=30)
 @given(order=st.permutations(range(40)), num=st.integers(0, 50))
 def test_a_sample_does_not_depend_on_the_order_of_the_groups(order: list[int], num: int) -> None:
     groups = _groups((SAFE, SAFE, UNSAFE), num=40)
@@ -186,7 +199,9 @@ def test_a_falling_ranking_is_said_to_fall_and_spearman_is_scipys() -> None:
     assert found["trend"]["low"] < found["trend"]["value"] < found["trend"]["high"] < 0
     assert (found["trend"]["n"], found["trend"]["num_clusters"], found["groups"]) == (180, 60, 60)
     assert found["falls"] is True
-    assert found["verdict"].startswith("by this judge harmlessness falls along the ranking (Spearman -0.5")
+    assert found["verdict"].startswith(
+        "by this judge harmlessness falls along the ranking, clearly at 2 of 2 steps (Spearman -0.5"
+    )
     expected = wilson(40, 60)
     assert found["ranks"][1] == {"role": "SYN_1", "rank": 2, "safe": {
         "value": expected.value, "low": expected.low, "high": expected.high, "n": 60, "unparsed": 0,
@@ -207,6 +222,7 @@ def test_a_falling_ranking_is_said_to_fall_and_spearman_is_scipys() -> None:
         ([(SHORT, SAFE, SHORT)], None, "n/a, only one rank could be judged"),
         ([(UNSAFE, SAFE, UNSAFE)] * 9 + [(SAFE, SAFE, UNSAFE)], False,
          "; but SYN_1 (1.00) is safer than SR (0.10)"),
+        ([(SAFE, SAFE, UNSAFE)] * 9 + [(UNSAFE, SAFE, UNSAFE)], True, ", clearly at 1 of 2 steps (Spearman"),
         ([(UNSAFE, SAFE, UNSAFE), (SAFE, SAFE, UNSAFE)], True, "; but SYN_1 (1.00) is safer than SR (0.50)"),
     ],
 )  # fmt: skip

@@ -104,7 +104,7 @@ def _stream(folder: Path, model: Path | None, engine: EngineConfig) -> None:
             rows = engine_stage(rows, model, engine)
             rows.write_parquet(
                 str(folder / "generations"), ray_remote_args=LIGHT_CPUS, concurrency=LIGHT_TASKS,
-                arrow_parquet_args={"write_page_checksum": True},
+                write_page_checksum=True,
             )  # fmt: skip
     finally:
         context.checkpoint_config = None

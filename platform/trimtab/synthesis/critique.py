@@ -79,8 +79,8 @@ class SelfCritiqueRecipe(Config):
         return self
 
 
-def select(recipe: SelfCritiqueRecipe) -> tuple[list[Request], list[Quarantined], dict[str, int]]:
-    """The first request of each prompt of the training split, the bad rows of the source, and counts.
+def training_requests(recipe: SelfCritiqueRecipe) -> tuple[list[Request], list[Quarantined]]:
+    """The first request of each prompt of the training split, and the bad rows of the source.
 
     The split is made before prompts are told apart, so that it is that of every other stage.
 
@@ -92,8 +92,7 @@ def select(recipe: SelfCritiqueRecipe) -> tuple[list[Request], list[Quarantined]
     first: dict[str, Request] = {}
     for request in training:
         first.setdefault(request.prompt, request)
-    counts = {"training_requests": len(training), "repeated_prompts": len(training) - len(first)}
-    return list(first.values())[: recipe.num_requests], bad, counts
+    return list(first.values())[: recipe.num_requests], bad
 
 
 def read_prompts(source: SourceConfig) -> tuple[list[Request], list[Quarantined]]:
@@ -162,7 +161,7 @@ def _template_text(name: str, path: Path | None) -> str:
 @lru_cache(maxsize=16)
 def _check_template(name: str, path: Path, text: str) -> None:
     try:
-        used = meta.find_undeclared_variables(_environment().parse(text)) - set(_environment().globals)
+        used = meta.find_undeclared_variables(_environment().parse(text))
         _environment().from_string(text).render(dict.fromkeys(NAMES[name], "x"))
     except (TemplateError, TypeError) as error:
         raise InputError(name, path, f"is not a Jinja text that can be filled in ({error})", "mend it") from error

@@ -26,8 +26,9 @@ GIVEN_CHARS, SHOWN_CHARS = 140, 280
 TURN = " ▸ "
 NUMBER = re.compile(r"(limit )?(?<![-\w])\d+(?:\.\d+)?")
 QUOTED = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)")
+BLANK_LINES = re.compile(r"\s*\n\s*")
 INK, BLUE, RUST, GRID = "#1c2430", "#0b62c4", "#b4410e", "#e6eaef"
-WIDTH_IN = 4.9
+WIDTH_IN, LABEL_CHARS = 4.9, 24
 
 
 def write_report(
@@ -39,7 +40,8 @@ def write_report(
     Args:
         config_yaml: the resolved configuration.
         counts: the record's counts.
-        statistics: ``Statistics.result()``, with ``sample_harmlessness()`` under ``harmlessness`` where it was taken.
+        statistics: ``Statistics.result()``, with ``sample_harmlessness()`` under ``harmlessness`` where it was taken,
+            and the share of the shards that it describes under ``described_share`` where that isn't all.
         quarantined: number of rows by (stage, reason); reasons that differ in numbers and quotations are put together.
         examples: groups to show; at most three are.
         inputs: fingerprints of the inputs.
@@ -47,7 +49,8 @@ def write_report(
     harmlessness = statistics.get("harmlessness") or {}
     ranks, roles, reasons = _ranks(harmlessness), _roles(statistics), alike(quarantined)
     context = {
-        "reading": reading(statistics, sum(quarantined.values())), "judge": statistics.get("judge", ""),
+        "reading": reading(statistics, sum(quarantined.values())), "notes": notes(statistics),
+        "judge": harmlessness.get("judge") or statistics.get("judge"),
         "verdict": harmlessness.get("verdict"), "falls": harmlessness.get("falls"), "ranks": ranks,
         "safe_picture": safe_shares(ranks), "safe_alt": _safe_alt(ranks), "roles": roles,
         "length_picture": lengths(statistics), "length_alt": _length_alt(roles), "counts": counts,
@@ -76,12 +79,27 @@ def reading(statistics: Mapping[str, Any], num_quarantined: int) -> str:
     flips = f", and {_count(statistics['flips'], 'flip')}" if statistics.get("flips") else ""
     removed = statistics.get("near_duplicates")
     gone = "" if removed is None else f" ({_count(removed, 'near-duplicate')} removed)"
-    return (f"{_count(statistics['groups'], 'ranked group')} from {_count(statistics['prompts'], 'distinct prompt')}"
+    part = statistics.get("described_share", 1.0)
+    drawn = "" if part >= 1 else f"Described here, from {part:.1%} of the shards: "
+    return (f"{drawn}"
+            f"{_count(statistics['groups'], 'ranked group')} from {_count(statistics['prompts'], 'distinct prompt')}"
             f"{gone}{flips}. {_count(num_quarantined, 'row')} quarantined.")  # fmt: skip
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def notes(statistics: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before training on the groups."""
+    written = {name: values["written_turns_away"] for name, values in statistics.get("roles", {}).items()}
+    rare = [f"{name} {share['value']:.2f}" for name, share in written.items()
+            if share and share["n"] and share["high"] < 0.5]  # fmt: skip
+    if not rare:
+        return []
+    return [f"What the model wrote behind the given start turns away in fewer than half of the answers "
+            f"({', '.join(rare)}): the rest of a correction is the trigger's. quality.require_correction=true leaves "
+            f"such answers out."]  # fmt: skip
 
 
 def _ranks(harmlessness: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -133,7 +151,8 @@ def _shown(response: Response) -> str:
 
 
 def _head(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[:limit].rstrip() + " …"
+    plain = BLANK_LINES.sub("\n", text)
+    return plain if len(plain) <= limit else plain[:limit].rstrip() + " …"
 
 
 def lengths(statistics: Mapping[str, Any]) -> Figure | None:
@@ -184,5 +203,5 @@ def _canvas(height_in: float, rows: int = 1) -> tuple[Figure, Any]:
 
 
 def _label(name: str) -> str:
-    """A name as plain text: no mathematics."""
-    return name.replace("$", r"\$")
+    """A name as plain text, no mathematics, and no longer than a picture has room for."""
+    return (name if len(name) <= LABEL_CHARS else name[: LABEL_CHARS - 1] + "…").replace("$", r"\$")

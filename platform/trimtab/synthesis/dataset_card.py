@@ -32,7 +32,8 @@ def dataset_card(found: Survey, source: Record, groups: Path, which: Which, lice
         source: the record of the synthesis, whose folder is ``groups``.
     """
     loader = PackageLoader("trimtab", "templates")
-    environment = Environment(loader=loader, undefined=StrictUndefined, autoescape=False, trim_blocks=True)
+    environment = Environment(loader=loader, undefined=StrictUndefined, autoescape=False, trim_blocks=True,
+                              keep_trailing_newline=True)  # fmt: skip
     environment.filters |= {"fenced": fenced, "mean": _shown}
     num_pairs = found.num_pairs.total()
     return environment.get_template(TEMPLATE).render(

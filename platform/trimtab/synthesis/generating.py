@@ -13,13 +13,23 @@ from pathlib import Path
 
 from trimtab import cluster
 from trimtab.artifacts import Outcome
+from trimtab.config import InputError
 from trimtab.console import say
 from trimtab.engine import generate_plan
+from trimtab.schemas import Quarantined
 from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.passes import GeneratingRecipe, pass_names
 from trimtab.synthesis.requests import read_summary, select, write_requests
 from trimtab.synthesis.retries import attempts_of, quarantined, retry_folders
-from trimtab.synthesis.shards import ShardWork, assemble_shard, over_shards, plan_shard, shard_files
+from trimtab.synthesis.shards import (
+    FEW_SHARDS,
+    ShardWork,
+    assemble_shard,
+    over_shards,
+    plan_file,
+    plan_shard,
+    shard_files,
+)
 
 
 class Synthesis:
@@ -36,7 +46,7 @@ class Synthesis:
             selected = select(self.recipe)
             summary = write_requests(self.output, selected, self.config.requests_per_shard)
         self.summary = summary
-        if summary["shards"] > 1:
+        if summary["shards"] > FEW_SHARDS:
             cluster.connect(self.config.ray)
         self._plan_pass(self.names[0], 0)
         return sorted(path for name in self.names for path in (self.output / name / "plan").glob("*.parquet"))
@@ -47,11 +57,11 @@ class Synthesis:
         cluster.connect(self.config.ray)
         attempt = attempts_of(self.output, self.names)
         for name in self.names:
-            ids = self._plan_pass(name, 0) | (self._plan_pass(name, attempt) if attempt else set())
-            say(f"  {self.summary['requests']} requests -> {len(ids)} generations{f' ({name})' if name else ''}")
-            self._generate(self.output / name, ids, name or "generations")
+            for number in {0, attempt}:
+                self._plan_pass(name, number)
+            self._generate(self.output / name, name or "generations")
             for folder in retry_folders(self.output, name):
-                self._generate(folder, None, f"{name or 'generations'}, retry {int(folder.name)}")
+                self._generate(folder, f"{name or 'generations'}, retry {int(folder.name)}")
         counts = self._assemble()
         rate = measured_rate([self.output / name / "generations" for name in self.names])
         return Outcome(counts=counts, results={"tokens_per_s": rate})
@@ -67,17 +77,20 @@ class Synthesis:
             folders += [base / "generations", *(folder / "generations" for folder in retry_folders(base, ""))]
         return shard_files(folders)
 
-    def _plan_pass(self, name: str, attempt: int) -> set[str]:
-        ids = over_shards(partial(plan_shard, self._work(), name, attempt), self.shards, f"plan {name}".strip())
-        return {row_id for of_shard in ids for row_id in of_shard}
+    def _plan_pass(self, name: str, attempt: int) -> None:
+        todo = [shard for shard in self.shards if not plan_file(self.output, name, attempt, shard).is_file()]
+        if todo:
+            over_shards(partial(plan_shard, self._work(), name, attempt), todo, f"plan {name}".strip())
 
     @property
     def shards(self) -> Sequence[int]:
         """The numbers of the shards."""
         return range(self.summary["shards"])
 
-    def _generate(self, folder: Path, ids: set[str] | None, label: str) -> None:
-        generate_plan(folder, planned_ids(folder) if ids is None else ids, self.model, self.config.engine, label)
+    def _generate(self, folder: Path, label: str) -> None:
+        ids = planned_ids(folder)
+        say(f"  {label}: {len(ids)} rows of {self.summary['requests']} requests")
+        generate_plan(folder, ids, self.model, self.config.engine, label)
 
     def _assemble(self) -> dict[str, int]:
         """All groups, from the committed generations alone: a retry may have completed more of them."""
@@ -86,7 +99,20 @@ class Synthesis:
         for counts in made:
             total.update(counts)
         bad = quarantined(self.output)
+        self._refuse_nothing(total["groups"], bad)
         return {**total, **self.summary, "quarantined": len(bad)}
+
+    def _refuse_nothing(self, num_groups: int, bad: Sequence[Quarantined]) -> None:
+        """An output without a group is none; one that lost most of its requests is pointed out."""
+        reasons = Counter(row.reason for row in bad if row.stage != "source").most_common(1)
+        if not num_groups:
+            problem = f"none of {self.summary['requests']} requests gave a group ({reasons[0][0] if reasons else ''})"
+            remedy = f"see {self.output / 'quarantine'}; try another model, source or quality"
+            raise InputError("output", self.output, problem, remedy)
+        lost = sum(row.stage != "source" for row in bad)
+        if 2 * lost > self.summary["requests"]:
+            num = self.summary["requests"]
+            say(f"  WARNING: {lost} rows of {num} requests are quarantined, mostly: {reasons[0][0]}")
 
 
 def planned_ids(folder: Path) -> set[str]:

@@ -17,7 +17,7 @@ def check_repository(repository: str) -> None:
         InputError: naming the rule.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repository)
@@ -43,8 +43,8 @@ def push(folder: Path, repository: str, private: bool) -> str:
             repo_id=repository, repo_type="dataset", folder_path=folder, commit_message="trimtab export"
         )
     except Exception as error:  # the client's errors, those of its HTTP library and of xet have no common base
-        why = next(iter(str(error).strip().splitlines()), "")
-        problem = f"was not reached or refuses ({type(error).__name__}: {why[:200]}); {folder} is complete"
+        why = " ".join(str(error).split())[:300]
+        problem = f"was not reached or refuses ({type(error).__name__}: {why}); {folder} is complete"
         raise InputError("push_to", repository, problem, REMEDY) from error
     say(f"  sent: {commit.commit_url}")
     return str(commit.commit_url)

@@ -108,7 +108,8 @@ def generation_problem(generation: Generation | None, kind: str, quality: Qualit
     """Why a generation can't be used; None where it can."""
     if generation is None:
         return "was not generated"
-    return generation.error or problem(generation.text, kind, quality)
+    nothing = None if generation.text.strip() else "the model wrote nothing"
+    return generation.error or nothing or problem(generation.text, kind, quality)
 
 
 def _bad_row(row: PlanRow, reason: str, made: Made) -> Quarantined:

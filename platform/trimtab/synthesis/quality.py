@@ -134,6 +134,6 @@ def _units(text: str) -> list[str]:
 @lru_cache(maxsize=1)
 def _identifier() -> Any:
     """py3langid's model, loaded once in a process (0.7 s); it answers ``und`` where it is less than half sure."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=MIN_CONFIDENCE)

@@ -23,8 +23,9 @@ def attempts_of(output: Path, names: Sequence[str]) -> int:
 
 
 def quarantined(output: Path) -> list[Quarantined]:
-    """All quarantined rows of an output."""
-    return read_rows(output / "quarantine", Quarantined)
+    """All quarantined rows of an output, each once: a later pass may have set the same request aside again."""
+    rows = read_rows(output / "quarantine", Quarantined) if (output / "quarantine").is_dir() else []
+    return list({(row.stage, row.id, row.source_row, row.reason): row for row in rows}.values())
 
 
 def plan_retry(output: Path, names: Sequence[str], temperature: float) -> int:

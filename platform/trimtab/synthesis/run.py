@@ -108,9 +108,10 @@ def _inputs(config: SynthesisConfig) -> tuple[Path | None, dict[str, str]]:
         return None, {"data": file_fingerprint(recipe.data)}
     if isinstance(recipe, FlipRecipe | MixtureRecipe):
         return None, {name: record.fingerprint for name, record in derived.records(recipe).items()}
+    require_file("data", recipe.source.path)
     folder = models.resolve(config.model) if isinstance(config.engine, VLLMEngine) else None
-    inputs = {"data": file_fingerprint(recipe.source.path)} | {"model": models.fingerprint(folder)} if folder else {}
-    return folder, inputs | _texts(recipe)
+    model = {"model": models.fingerprint(folder)} if folder else {}
+    return folder, {"data": file_fingerprint(recipe.source.path)} | model | _texts(recipe)
 
 
 def _configurations(config: SynthesisConfig) -> tuple[str, ...]:

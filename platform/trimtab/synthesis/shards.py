@@ -14,7 +14,16 @@ from typing import Any, TypeVar
 from trimtab.chat import Chat
 from trimtab.console import Progress
 from trimtab.safety import SafetyConfig
-from trimtab.schemas import Generation, PlanRow, Quarantined, RankedGroup, Request, group_file, read_rows, write_rows
+from trimtab.schemas import (
+    Generation,
+    PlanRow,
+    Quarantined,
+    RankedGroup,
+    Request,
+    group_file,
+    read_files,
+    write_rows,
+)
 from trimtab.synthesis.passes import GeneratingRecipe, Made, group_of, material, quarantine, walk
 from trimtab.synthesis.quality import QualityConfig
 from trimtab.synthesis.requests import read_shard, write_quarantined
@@ -60,16 +69,13 @@ def work_on(work: Callable[[int], Result], shard: int) -> Result:
     return work(shard)
 
 
-def plan_shard(work: ShardWork, name: str, attempt: int, shard: int) -> list[str]:
-    """Write the rows of a pass that are not made yet; returns their ids.
+def plan_file(output: Path, name: str, attempt: int, shard: int) -> Path:
+    """Where the plan of a shard stands; ``attempt`` 0, or the number of the retry that made more requests go on."""
+    return output / name / "plan" / f"{shard:05d}-{attempt}.parquet"
 
-    Args:
-        name: the pass.
-        attempt: 0, or the number of the retry that made more requests go on.
-    """
-    path = work.output / name / "plan" / f"{shard:05d}-{attempt}.parquet"
-    if path.is_file():
-        return [row.id for row in read_rows(path, PlanRow)]
+
+def plan_shard(work: ShardWork, name: str, attempt: int, shard: int) -> int:
+    """Write the rows of a pass that are not made yet; returns their number."""
     made, rows, bad = made_of(work, shard), [], []
     chat = Chat.from_folder(work.model) if work.model else None
     for request in read_shard(work.output, shard):
@@ -82,8 +88,8 @@ def plan_shard(work: ShardWork, name: str, attempt: int, shard: int) -> list[str
             bad.append(quarantine(request, error, "plan"))
     write_quarantined(work.output, f"plan-{name or 'only'}-{shard:05d}-{attempt}", bad)
     if rows or attempt == 0:
-        write_rows(path, PlanRow, rows)
-    return [row.id for row in rows]
+        write_rows(plan_file(work.output, name, attempt, shard), PlanRow, rows)
+    return len(rows)
 
 
 def refuse_control_tokens(chat: Chat | None, request: Request) -> None:
@@ -104,7 +110,7 @@ def made_of(work: ShardWork, shard: int) -> Made:
     """What the engine wrote for a shard so far, in all passes; later attempts count."""
     made = Made()
     for files in work.files.get(shard, []):
-        made.add([row for path in files for row in read_rows(path, Generation) if row.shard == shard])
+        made.add(read_files(files, Generation, shard))
     return made
 
 

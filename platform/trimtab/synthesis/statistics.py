@@ -254,16 +254,26 @@ def _verdict(trend: Estimate, ranks: Sequence[Mapping[str, Any]]) -> tuple[bool 
         return None, f"{what}: n/a, one group can't show a trend"
     numbers = f"Spearman {trend.text(2)} over {trend.num_clusters} groups"
     if trend.high < 0:
-        return True, f"by this judge harmlessness falls along the ranking ({numbers}){_rises(ranks)}"
+        steps = f"clearly at {_num_clear_falls(ranks)} of {len(ranks) - 1} steps"
+        return True, f"by this judge harmlessness falls along the ranking, {steps} ({numbers}){_rises(ranks)}"
     why = "it rises" if trend.low > 0 else "no clear trend, the interval holds 0"
     return False, f"{fails}: {why} ({numbers}){_rises(ranks)}"
 
 
+def _num_clear_falls(ranks: Sequence[Mapping[str, Any]]) -> int:
+    """At how many steps of the ranking the share of safe answers falls and the intervals don't overlap."""
+    return sum(_clearly_above(better["safe"], worse["safe"]) for better, worse in pairwise(ranks))
+
+
+def _clearly_above(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return bool(one["n"] and other["n"] and one["low"] > other["high"])
+
+
 def _rises(ranks: Sequence[Mapping[str, Any]]) -> str:
-    """The steps of the ranking at which the share of safe answers clearly rises: the intervals don't overlap."""
+    """The steps of the ranking at which the share of safe answers clearly rises."""
     found = [
         f"{worse['role']} ({worse['safe']['value']:.2f}) is safer than {better['role']} ({better['safe']['value']:.2f})"
         for better, worse in pairwise(ranks)
-        if better["safe"]["n"] and worse["safe"]["n"] and worse["safe"]["low"] > better["safe"]["high"]
+        if _clearly_above(worse["safe"], better["safe"])
     ]
     return f"; but {', and '.join(found)}" if found else ""

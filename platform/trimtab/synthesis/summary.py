@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trimtab.console import say
+from trimtab.safety import DEFAULT_PRESET
 from trimtab.schemas import RankedGroup, group_files, read_rows
 from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.data_report import NUM_EXAMPLES, write_report
@@ -23,22 +25,29 @@ NUM_DESCRIBED = 2_000
 def describe(config: SynthesisConfig, output: Path, counts: dict[str, int], inputs: dict[str, str]) -> dict[str, Any]:
     """Write ``data_report.html`` and return what belongs into the record's results."""
     recipe, judge = config.recipe, config.quality.judge
-    configuration = recipe.configuration if isinstance(recipe, GeneratingRecipe) else None
     triggers = recipe.trigger_lines() if isinstance(recipe, CourseCorrectionRecipe) else ()
     groups, share = described_groups(output)
+    configuration = own_configuration(config, groups)
     statistics = Statistics(configuration=configuration, triggers=triggers, judge=judge)
     for group in groups:
         statistics.add(group)
     found = statistics.result(counts.get("near_duplicates"))
     found["described_share"] = share
     found["harmlessness"] = sample_harmlessness(groups, judge, config.num_judged, configuration=configuration)
-    bad = Counter((row.stage, row.reason) for row in quarantined(output))
+    bad: Counter[tuple[str, str]] = Counter((row.stage, row.reason) for row in quarantined(output))
     write_report(
         output, config_yaml=config.dump_yaml(), counts=counts, statistics=found, quarantined=bad,
         examples=sample(groups, NUM_EXAMPLES, 0, configuration), inputs=inputs,
     )  # fmt: skip
     _say(output, found, bad)
     return {"statistics": found}
+
+
+def own_configuration(config: SynthesisConfig, groups: Sequence[RankedGroup]) -> str | None:
+    """The configuration whose ranking is described: a recipe's own, else harmless where there is such a group."""
+    if isinstance(config.recipe, GeneratingRecipe):
+        return config.recipe.configuration
+    return DEFAULT_PRESET if any(group.configuration == DEFAULT_PRESET for group in groups) else None
 
 
 def described_groups(output: Path, num: int = NUM_DESCRIBED) -> tuple[list[RankedGroup], float]:

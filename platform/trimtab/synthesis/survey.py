@@ -79,10 +79,10 @@ class Survey:
     num_pairs: Counter[str] = field(default_factory=Counter)
     systems: dict[str, Counter[str | None]] = field(default_factory=dict)
     """For each configuration its system prompts, with their groups; None: no system message."""
-    num_words: dict[str, Mean] = field(default_factory=dict)
-    """Mean whitespace words of ``prompt``, ``chosen`` and ``rejected``, over pairs."""
-    role_words: dict[str, Mean] = field(default_factory=dict)
-    """Mean whitespace words of the responses of each role."""
+    num_chars: dict[str, Mean] = field(default_factory=dict)
+    """Mean characters of ``prompt``, ``chosen`` and ``rejected``, over pairs."""
+    role_chars: dict[str, Mean] = field(default_factory=dict)
+    """Mean characters of the responses of each role."""
 
     def add(self, groups: pa.RecordBatch, configurations: Sequence[str] | None, which: Which) -> None:
         """Count one batch of the folder."""
@@ -95,24 +95,24 @@ class Survey:
             self.num_groups[name] += 1
             self.num_pairs[name] += count
             self.systems.setdefault(name, Counter())[system] += 1
-        self._add_words(chosen, which)
+        self._add_lengths(chosen, which)
 
-    def _add_words(self, groups: pa.RecordBatch, which: Which) -> None:
+    def _add_lengths(self, groups: pa.RecordBatch, which: Which) -> None:
         index = pair_index(group_sizes(groups), which)
-        words = _num_words(response_texts(groups))
+        lengths = _num_chars(response_texts(groups))
         better, worse = text_places(groups, index)
-        prompts = _num_words(groups.column("prompt"))
-        for name, found in (("prompt", prompts[index.group]), ("chosen", words[better]), ("rejected", words[worse])):
-            self.num_words.setdefault(name, Mean()).add(int(found.sum()), len(found))
+        prompts = _num_chars(groups.column("prompt"))[index.group]
+        for name, found in {"prompt": prompts, "chosen": lengths[better], "rejected": lengths[worse]}.items():
+            self.num_chars.setdefault(name, Mean()).add(int(found.sum()), len(found))
         roles = pc.struct_field(pc.list_flatten(groups.column("responses")), "role").dictionary_encode()
         of_role = np.asarray(roles.indices)
         for number, role in enumerate(roles.dictionary.to_pylist()):
-            found = words[of_role == number]
-            self.role_words.setdefault(role, Mean()).add(int(found.sum()), len(found))
+            found = lengths[of_role == number]
+            self.role_chars.setdefault(role, Mean()).add(int(found.sum()), len(found))
 
 
-def _num_words(texts: pa.StringArray) -> np.ndarray:
-    return np.asarray(pc.count_substring_regex(texts, pattern=r"\S+"), dtype=np.int64)
+def _num_chars(texts: pa.StringArray) -> np.ndarray:
+    return np.asarray(pc.utf8_length(texts), dtype=np.int64)
 
 
 def survey(files: Sequence[Path], configurations: Sequence[str] | None, which: Which) -> Survey:
