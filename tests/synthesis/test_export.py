@@ -98,18 +98,18 @@ def test_file_says_plain_strings_to_readers(groups: Path) -> None:
 
 
 def test_texts_are_stored_once_however_many_they_are(tmp_path: Path) -> None:
-    """Parquet's own limit, 1 MiB of distinct texts, would store each text in each of its pairs."""
+    """Plain strings would be stored in each of their pairs: Parquet gives up a dictionary beyond 1 MiB."""
     rng = random.Random(0)
     found = []
-    for number in range(120):
-        responses = tuple(Response(role=f"R{rank}", text=rng.randbytes(900).hex()) for rank in range(6))
+    for number in range(60):
+        responses = tuple(Response(role=f"R{rank}", text=rng.randbytes(2000).hex()) for rank in range(6))
         found.append(make_group(number).model_copy(update={"responses": responses}))
     synthesized(tmp_path / "groups", with_flips(*found))
     output, _ = export(tmp_path / "groups", "trl")
     metadata = pq.read_metadata(output / "pairs" / "00000.parquet")
     stored = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     distinct = sum(len(response.text) for group in found for response in group.responses)
-    assert metadata.num_rows == 2 * 120 * 15
+    assert metadata.num_rows == 2 * 60 * 15
     assert 2 * distinct < stored < 2.2 * distinct  # once as chosen, once as rejected, though each is in ten pairs
     rows = pq.read_table(output / "pairs" / "00000.parquet", columns=["chosen", "rejected"]).to_pylist()
     expected = [pair for group in with_flips(*found) for pair in pairs(group)]
@@ -228,10 +228,20 @@ def test_where_the_groups_lie_is_no_identity(groups: Path) -> None:
     assert export(moved, "trl")[1] == first
 
 
-@pytest.mark.parametrize("spoil", [lambda file: file[:60] + bytes(40) + file[100:], lambda file: file[:-50]])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: file[:60] + bytes(40) + file[100:],
+        lambda file: file[:-50],
+        lambda file: file.replace(b"How 2", b"How 7", 1),
+    ],
+    ids=["page", "end", "letter"],
+)
 def test_corrupted_shard_is_named_and_nothing_is_left(groups: Path, spoil: Callable[[bytes], bytes]) -> None:
     path = group_file(groups, 1)
-    path.write_bytes(spoil(path.read_bytes()))
+    whole = path.read_bytes()
+    path.write_bytes(spoil(whole))
+    assert path.read_bytes() != whole
     with pytest.raises(InputError, match=rf"^groups: .*00001\.parquet: is not readable Parquet .*; {REDO}$"):
         export(groups, "trl")
     assert not (groups.parent / "out").exists()

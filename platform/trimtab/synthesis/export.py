@@ -25,8 +25,6 @@ from trimtab.synthesis.pairs import TRL_SCHEMA, Which, json_lines, trl_pairs
 from trimtab.synthesis.survey import REMEDY, Survey, batches, select, survey
 
 STAGE = "export"
-DICTIONARY_BYTES = 2**29
-"""A dictionary page beyond this makes Parquet store texts over and over; its own limit is 1 MiB."""
 
 Format = Literal["trl", "jsonl", "ranked", "dataset"]
 
@@ -166,10 +164,9 @@ def _sink(path: Path, kind: Format, which: Which) -> Iterator[Callable[[pa.Recor
             yield lambda groups: stream.writelines(json_lines(groups, which))
         return
     schema = SCHEMAS[RankedGroup] if kind == "ranked" else TRL_SCHEMA
-    # Without Arrow's own schema in the file, readers see plain strings where we hand over dictionaries.
-    with pq.ParquetWriter(
-        path, schema, compression="zstd", dictionary_pagesize_limit=DICTIONARY_BYTES, store_schema=False
-    ) as writer:
+    # Dictionary arrays are stored as they are, beyond the 1 MiB at which Parquet gives up a dictionary of its own
+    # making; without Arrow's schema in the file readers see plain strings all the same.
+    with pq.ParquetWriter(path, schema, compression="zstd", store_schema=False, write_page_checksum=True) as writer:
 
         def put(groups: pa.RecordBatch) -> None:
             table = pa.Table.from_batches([groups]) if kind == "ranked" else trl_pairs(groups, which)
