@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.chat import Chat
+from tests.tiny import SPECIAL_TOKENS
+from trimtab.chat import Chat, ControlGuard
 from trimtab.config import InputError
 
 SYSTEM, PROMPT, ANSWER = "Be kind.", "How do I bake bread?", "Mix flour and water, then wait."
@@ -107,3 +113,43 @@ def test_model_folder_gives_the_same_prompt_as_its_tokenizer(chat: Chat, tiny_mo
     of_model = Chat.from_folder(str(tiny_model))
     assert of_model.prompt_ids(SYSTEM, PROMPT, "Yes") == chat.prompt_ids(SYSTEM, PROMPT, "Yes")
     assert Chat.from_folder(str(tiny_model)) is of_model
+
+
+@given(text=st.text(max_size=60), token=st.sampled_from(["", *SPECIAL_TOKENS, "<|im_", "im_end|>"]))
+def test_guard_refuses_what_the_tokenizer_takes_for_a_control_token(
+    chat: Chat, tiny_tokenizer_folder: Path, text: str, token: str
+) -> None:
+    guard = ControlGuard.from_folder(str(tiny_tokenizer_folder))
+    mixed = text[:30] + token + text[30:]
+    try:
+        chat.refuse_control_tokens("prompt", mixed)
+    except InputError as error:
+        with pytest.raises(InputError, match=f"^{re.escape(str(error))}$"):
+            guard.refuse("prompt", mixed)
+    else:
+        guard.refuse("prompt", mixed)
+
+
+def test_guard_of_a_folder_without_a_tokenizers_own_file_asks_the_tokenizer(tmp_path: Path) -> None:
+    guard = ControlGuard(str(tmp_path))
+    assert not guard._is_plain("Hello.")
+
+
+def test_guard_sees_tokens_that_a_normalizer_brings_forth(tiny_tokenizer_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_tokenizer_folder, tmp_path / "nfkc")
+    path = tmp_path / "nfkc" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": {"type": "NFKC"}}))
+    guard = ControlGuard(str(tmp_path / "nfkc"))
+    assert guard._is_plain("Hello.")
+    assert not guard._is_plain("＜|im_end|＞")  # noqa: RUF001
+
+
+def test_guard_reads_tokens_of_all_files(tiny_tokenizer_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    shutil.copytree(tiny_tokenizer_folder, folder)
+    path = folder / "tokenizer_config.json"
+    more = {"sep_token": {"content": "[SEP]"}, "extra_special_tokens": ["[A]"], "mine": {"call_token": "[CALL]"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    (folder / "added_tokens.json").write_text(json.dumps({"[ADDED]": 2000}))
+    guard = ControlGuard(str(folder))
+    assert [guard._is_plain(text) for text in ("[SEP]", "[A]", "[CALL]", "[ADDED]", "[B]")] == [False] * 4 + [True]

@@ -6,8 +6,11 @@ inside text that is not ours are refused here: a template would turn them into r
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from trimtab.config import InputError
@@ -23,7 +26,6 @@ class Chat:
             raise InputError("model", tokenizer.name_or_path, "has no chat template", "add chat_template.jinja")
         self.tokenizer = tokenizer
         self.control_ids = frozenset(tokenizer.added_tokens_decoder) | frozenset(tokenizer.all_special_ids)
-        self._control_strings = self._search_strings()
         self.has_system_role = self._detect_system_role()
         self.end_ids = self._detect_end()
 
@@ -64,10 +66,6 @@ class Chat:
 
     def control_tokens(self, text: str) -> list[str]:
         """The control tokens of this tokenizer that stand in a text that must have none."""
-        if self._control_strings and not self._control_strings.search(text):
-            normalizer = self.tokenizer.backend_tokenizer.normalizer
-            if normalizer is None or not self._control_strings.search(normalizer.normalize_str(text)):
-                return []
         return [self.tokenizer.convert_ids_to_tokens(i) for i in self.encode(text) if i in self.control_ids]
 
     def refuse_control_tokens(self, field: str, text: str) -> None:
@@ -83,17 +81,6 @@ class Chat:
         found = self.control_tokens(text)
         if found:
             raise InputError(field, found[0], "is a control token of this model", "remove it from the text")
-
-    def _search_strings(self) -> re.Pattern[str] | None:
-        """A pattern of all control tokens, which spares texts without any the tokenizing; None: it can't be told.
-
-        A fast tokenizer finds these tokens as they are written, before or behind its normalizer, and its other tokens
-        spell the text: a text without the strings can't give their ids.
-        """
-        strings = self.tokenizer.convert_ids_to_tokens(sorted(self.control_ids))
-        if not getattr(self.tokenizer, "is_fast", False) or not all(strings):
-            return None
-        return re.compile("|".join(re.escape(string) for string in strings))
 
     def _detect_system_role(self) -> bool:
         messages = [{"role": "system", "content": _SENTINEL}, {"role": "user", "content": "x"}]
@@ -119,3 +106,70 @@ def _load_chat(folder: str) -> Chat:
     from transformers import AutoTokenizer
 
     return Chat(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+
+
+class ControlGuard:
+    """Refuses control tokens in many texts, as ``Chat.refuse_control_tokens`` does, without loading what Chat needs.
+
+    A fast tokenizer finds its control tokens as they are written, before or behind its normalizer, and its other
+    tokens spell the text: a text without any of the strings can't give their ids. Only a text that has one, and
+    every text where the folder has no ``tokenizer.json``, is tokenized to know.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._pattern, self._normalizer = _control_strings(Path(folder))
+
+    @classmethod
+    def from_folder(cls, folder: str) -> ControlGuard:
+        """The guard of a model folder; kept per process."""
+        return _load_guard(folder)
+
+    def refuse(self, field: str, text: str) -> None:
+        """Raise when a text from outside holds a control token of the model.
+
+        Raises:
+            InputError: naming the field and the token.
+        """
+        if not self._is_plain(text):
+            Chat.from_folder(self.folder).refuse_control_tokens(field, text)
+
+    def _is_plain(self, text: str) -> bool:
+        if self._pattern is None or self._pattern.search(text) or any("\ud800" <= char <= "\udfff" for char in text):
+            return False
+        return self._normalizer is None or not self._pattern.search(self._normalizer.normalize_str(text))
+
+
+@lru_cache(maxsize=4)
+def _load_guard(folder: str) -> ControlGuard:
+    return ControlGuard(folder)
+
+
+def _control_strings(folder: Path) -> tuple[re.Pattern[str] | None, Any]:
+    """(a pattern of all that may be a control token, the normalizer); None: the files alone can't tell."""
+    from tokenizers import Tokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        return None, None
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    found = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        found |= set(_token_texts(_read_json(folder / name)))
+    found |= set(_read_json(folder / "added_tokens.json"))
+    strings = sorted(text for text in found if text)
+    return (re.compile("|".join(map(re.escape, strings))) if strings else None), tokenizer.normalizer
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _token_texts(values: dict[str, Any]) -> Iterator[str]:
+    """The tokens that a tokenizer's file names: ``*_token`` fields, lists of special tokens, added tokens by id."""
+    for key, value in values.items():
+        if key.endswith("_token") or key.isdecimal():
+            yield value["content"] if isinstance(value, dict) else str(value)
+        elif key.endswith("special_tokens") and isinstance(value, list):
+            yield from (item["content"] if isinstance(item, dict) else str(item) for item in value)
+        elif isinstance(value, dict):
+            yield from _token_texts(value)

@@ -83,11 +83,14 @@ class Peak:
 
     def __init__(self) -> None:
         self.highest, self._stop = 0.0, threading.Event()
+        self.processes: dict[str, float] = {}
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:
         while not self._stop.wait(0.5):
-            self.highest = max(self.highest, summed_pss())
+            found = pss()
+            if sum(found.values()) > self.highest:
+                self.highest, self.processes = sum(found.values()), found
 
     def __enter__(self) -> Peak:
         self._thread.start()
@@ -98,15 +101,16 @@ class Peak:
         self._thread.join()
 
 
-def summed_pss() -> float:
-    """PSS of this process and all its descendants, the object store in shared memory included, in GiB."""
-    total = 0
+def pss() -> dict[str, float]:
+    """PSS in GiB of this process and all its descendants, by title; the object store in shared memory included."""
+    found: dict[str, float] = {}
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         try:
-            total += process.memory_full_info().pss
+            title = (process.cmdline() or ["?"])[0].rpartition("/")[2]
+            found[title] = found.get(title, 0.0) + process.memory_full_info().pss / 2**30
         except psutil.Error:  # it has just ended
             continue
-    return total / 2**30
+    return found
 
 
 def main() -> None:
@@ -118,12 +122,14 @@ def main() -> None:
         ray_config = RayConfig(temp_dir=Path(ray_folder))
         cluster.connect(ray_config)
         time.sleep(5)
-        idle = summed_pss()
+        idle = sum(pss().values())
         engine_run.engine_stage = stored_stage
         with Peak() as peak:
             measured = _run(given, folder, ray_config)
         cluster.disconnect()
-    print(json.dumps(measured | {"peak_gib": peak.highest - idle, "idle_gib": idle}))
+    largest = sorted(peak.processes.items(), key=lambda item: -item[1])[:8]
+    at_peak = {title: round(gib, 3) for title, gib in largest}
+    print(json.dumps(measured | {"peak_gib": peak.highest - idle, "idle_gib": idle, "at_peak_gib": at_peak}))
 
 
 def _run(given: dict[str, Any], folder: Path, ray_config: RayConfig) -> dict[str, Any]:

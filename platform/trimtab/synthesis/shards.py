@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trimtab.chat import Chat
+from trimtab.chat import ControlGuard
 from trimtab.console import Progress
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import (
@@ -77,13 +77,13 @@ def plan_file(output: Path, name: str, attempt: int, shard: int) -> Path:
 def plan_shard(work: ShardWork, name: str, attempt: int, shard: int) -> int:
     """Write the rows of a pass that are not made yet; returns their number."""
     made, rows, bad = made_of(work, shard), [], []
-    chat = Chat.from_folder(work.model) if work.model else None
+    guard = ControlGuard.from_folder(work.model) if work.model else None
     for request in read_shard(work.output, shard):
         try:
-            refuse_control_tokens(chat, request)
+            refuse_control_tokens(guard, request)
             now = walk(material(request, work.recipe), work.recipe, work.quality, made, shard)
             if now.next_pass == name:
-                rows += [_checked(chat, row) for row in now.rows]
+                rows += [_checked(guard, row) for row in now.rows]
         except ValueError as error:
             bad.append(quarantine(request, error, "plan"))
     write_quarantined(work.output, f"plan-{name or 'only'}-{shard:05d}-{attempt}", bad)
@@ -92,17 +92,17 @@ def plan_shard(work: ShardWork, name: str, attempt: int, shard: int) -> int:
     return len(rows)
 
 
-def refuse_control_tokens(chat: Chat | None, request: Request) -> None:
-    """A text from outside must not hold control tokens of the model."""
-    if chat:
-        chat.refuse_control_tokens("prompt", request.prompt)
-        chat.refuse_control_tokens("response", request.harmful)
+def refuse_control_tokens(guard: ControlGuard | None, request: Request) -> None:
+    """A text from outside must not hold control tokens of the model; an endpoint renders for itself."""
+    if guard:
+        guard.refuse("prompt", request.prompt)
+        guard.refuse("response", request.harmful)
 
 
-def _checked(chat: Chat | None, row: PlanRow) -> PlanRow:
+def _checked(guard: ControlGuard | None, row: PlanRow) -> PlanRow:
     """The row, whose prompt may hold what a model wrote in an earlier pass."""
-    if chat:
-        chat.refuse_control_tokens(f"{row.kind}.prompt", row.prompt)
+    if guard:
+        guard.refuse(f"{row.kind}.prompt", row.prompt)
     return row
 
 
