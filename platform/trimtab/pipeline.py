@@ -32,7 +32,7 @@ from trimtab.sources import SourceConfig
 from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.quality import QualityConfig
-from trimtab.synthesis.recipe import CourseCorrectionRecipe
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 from trimtab.training import run as training
 from trimtab.training.config import LoRA, LossConfig, TrainingConfig, ValidationConfig
 

@@ -29,7 +29,7 @@ from trimtab.sources import SourceConfig
 from trimtab.synthesis import export
 from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.config import SynthesisConfig
-from trimtab.synthesis.recipe import CourseCorrectionRecipe
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 
 ROWS_PER_BATCH = 2500
 NUM_HELD_OUT = 48

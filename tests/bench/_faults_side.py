@@ -19,7 +19,7 @@ from trimtab.engine.vllm_stage import LIGHT
 from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.quality import QualityConfig
-from trimtab.synthesis.recipe import CourseCorrectionRecipe
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 
 NUM_REQUESTS, MAX_TOKENS, ROWS_PER_BATCH = 24, 16, 6
 ENGINE_CPUS = 3

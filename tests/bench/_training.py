@@ -17,7 +17,7 @@ from trimtab.sources import SourceConfig
 from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.quality import QualityConfig
-from trimtab.synthesis.recipe import CourseCorrectionRecipe
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 from trimtab.training.config import TrainingConfig
 from trimtab.training.data import Prepared, tokenized
 from trimtab.training.store import GroupStore, write_groups

@@ -15,7 +15,7 @@ from trimtab.safety import PRESETS, SafetyConfig
 from trimtab.schemas import PlanRow, iter_groups
 from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.config import SynthesisConfig
-from trimtab.synthesis.imported import ImportedRecipe
+from trimtab.synthesis.recipes.imported import ImportedRecipe
 from trimtab.training import run as training
 from trimtab.training.config import LoRA, TrainingConfig
 

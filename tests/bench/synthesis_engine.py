@@ -13,7 +13,7 @@ from trimtab.engine import VLLMEngine
 from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.quality import QualityConfig
-from trimtab.synthesis.recipe import CourseCorrectionRecipe
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 
 NUM_REQUESTS = 96
 ENGINE = VLLMEngine()

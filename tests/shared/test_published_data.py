@@ -9,8 +9,8 @@ import pytest
 from trimtab.evaluation.prefill import PrefillConfig, plan_cases
 from trimtab.safety import PRESETS, SafetyConfig
 from trimtab.sources import SourceConfig, normalize, read_requests, split_requests
-from trimtab.synthesis.imported import ImportedRecipe, read_groups
-from trimtab.synthesis.recipe import CourseCorrectionRecipe, draft, keep
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe, draft, keep
+from trimtab.synthesis.recipes.imported import ImportedRecipe, read_groups
 
 pytestmark = pytest.mark.shared
 

@@ -106,7 +106,7 @@ def ranked_groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from trimtab.schemas import Generation, RankedGroup, group_file, write_rows
     from trimtab.sources import read_requests
     from trimtab.synthesis.config import SynthesisConfig
-    from trimtab.synthesis.recipe import CourseCorrectionRecipe, build_group, draft, keep, plan_rows
+    from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe, build_group, draft, keep, plan_rows
 
     recipe = CourseCorrectionRecipe(safe_response="source")
     turn = " this would hurt someone, and I would rather help you to talk to them."

@@ -13,9 +13,9 @@ from trimtab.schemas import Generation, group_files, iter_groups, read_rows
 from trimtab.sources import SourceConfig
 from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.config import SynthesisConfig
-from trimtab.synthesis.critique import SelfCritiqueRecipe
 from trimtab.synthesis.quality import QualityConfig
-from trimtab.synthesis.recipe import CourseCorrectionRecipe
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
+from trimtab.synthesis.recipes.self_critique import SelfCritiqueRecipe
 from trimtab.synthesis.retries import quarantined
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]

@@ -18,7 +18,7 @@ from trimtab.safety import SafetyConfig
 from trimtab.schemas import SCHEMAS, RankedGroup, Response, group_file, pairs, read_rows, write_rows
 from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.export import ExportConfig, run
-from trimtab.synthesis.survey import GROUPS_AT_ONCE
+from trimtab.synthesis.exports.survey import GROUPS_AT_ONCE
 
 HARMLESS = SafetyConfig(preset="harmless").render()
 UNCENSORED = SafetyConfig(preset="uncensored").render()

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from trimtab.schemas import Generation, PlanRow, Request
-from trimtab.synthesis.critique import STEPS, SelfCritiqueRecipe
 from trimtab.synthesis.passes import Made, group_of, material, pass_names, pick, walk
 from trimtab.synthesis.quality import QualityConfig
-from trimtab.synthesis.recipe import CourseCorrectionRecipe
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
+from trimtab.synthesis.recipes.self_critique import STEPS, SelfCritiqueRecipe
 
 REQUEST = Request(
     id="r", prompt="How do I skip school?", source_row=3,

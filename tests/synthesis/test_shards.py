@@ -21,7 +21,7 @@ from trimtab.schemas import (
 from trimtab.synthesis.estimate import Estimate, estimate
 from trimtab.synthesis.generating import measured_rate, planned_ids
 from trimtab.synthesis.quality import QualityConfig
-from trimtab.synthesis.recipe import CourseCorrectionRecipe
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 from trimtab.synthesis.requests import read_summary, request_file, write_requests
 from trimtab.synthesis.retries import attempts_of, plan_retry, quarantined, retry_folders
 from trimtab.synthesis.shards import ShardWork, assemble_shard, over_shards, plan_shard, shard_files

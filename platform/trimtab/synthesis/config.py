@@ -10,11 +10,11 @@ from pydantic import Field
 from trimtab.cluster import RayConfig
 from trimtab.config import Config, placement
 from trimtab.engine import EngineConfig, VLLMEngine
-from trimtab.synthesis.critique import SelfCritiqueRecipe
-from trimtab.synthesis.derived import FlipRecipe, MixtureRecipe
-from trimtab.synthesis.imported import ImportedRecipe
 from trimtab.synthesis.quality import QualityConfig
-from trimtab.synthesis.recipe import CourseCorrectionRecipe
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
+from trimtab.synthesis.recipes.derived import FlipRecipe, MixtureRecipe
+from trimtab.synthesis.recipes.imported import ImportedRecipe
+from trimtab.synthesis.recipes.self_critique import SelfCritiqueRecipe
 
 Recipe = Annotated[
     CourseCorrectionRecipe | SelfCritiqueRecipe | ImportedRecipe | FlipRecipe | MixtureRecipe,

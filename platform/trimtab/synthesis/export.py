@@ -19,10 +19,10 @@ from trimtab.artifacts import Outcome, Record, require_record, run_stage, write_
 from trimtab.config import Config, InputError, placement
 from trimtab.console import Progress, say
 from trimtab.schemas import SCHEMAS, RankedGroup, group_files
-from trimtab.synthesis import hub
-from trimtab.synthesis.dataset_card import dataset_card
-from trimtab.synthesis.pairs import TRL_SCHEMA, Which, json_lines, trl_pairs
-from trimtab.synthesis.survey import REMEDY, Survey, batches, select, survey
+from trimtab.synthesis.exports import hub
+from trimtab.synthesis.exports.dataset_card import dataset_card
+from trimtab.synthesis.exports.pairs import TRL_SCHEMA, Which, json_lines, trl_pairs
+from trimtab.synthesis.exports.survey import REMEDY, Survey, batches, select, survey
 
 STAGE = "export"
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from trimtab.schemas import Generation, PlanRow, Quarantined, RankedGroup, Request, reason_of
-from trimtab.synthesis import critique, recipe
-from trimtab.synthesis.critique import SelfCritiqueRecipe
 from trimtab.synthesis.quality import QualityConfig, problem
-from trimtab.synthesis.recipe import CourseCorrectionRecipe, Draft
+from trimtab.synthesis.recipes import course_correction, self_critique
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe, Draft
+from trimtab.synthesis.recipes.self_critique import SelfCritiqueRecipe
 
 GeneratingRecipe = CourseCorrectionRecipe | SelfCritiqueRecipe
 CONTENT_CHARS = 500
@@ -47,7 +47,7 @@ class Walk:
 
 def pass_names(recipe_: GeneratingRecipe) -> tuple[str, ...]:
     """The passes through the engine, which are folders below the output; one pass needs no folder of its own."""
-    return critique.STEPS if isinstance(recipe_, SelfCritiqueRecipe) else ("",)
+    return self_critique.STEPS if isinstance(recipe_, SelfCritiqueRecipe) else ("",)
 
 
 def material(request: Request, recipe_: GeneratingRecipe) -> Draft | Request:
@@ -56,7 +56,7 @@ def material(request: Request, recipe_: GeneratingRecipe) -> Draft | Request:
     Raises:
         ValueError: the request can't be used, such as a harmful response that can't be cut.
     """
-    return recipe.draft(request, recipe_) if isinstance(recipe_, CourseCorrectionRecipe) else request
+    return course_correction.draft(request, recipe_) if isinstance(recipe_, CourseCorrectionRecipe) else request
 
 
 def walk(item: Draft | Request, recipe_: GeneratingRecipe, quality: QualityConfig, made: Made, shard: int) -> Walk:
@@ -78,10 +78,10 @@ def _rows(
 ) -> list[PlanRow]:
     if isinstance(item, Draft):
         assert isinstance(recipe_, CourseCorrectionRecipe)
-        return recipe.plan_rows(item, recipe_, shard)
+        return course_correction.plan_rows(item, recipe_, shard)
     assert isinstance(recipe_, SelfCritiqueRecipe)
     texts = {step: {item.id: text} for step, text in _texts(recipe_, chosen).items()}
-    return critique.plan_rows(name, [item], texts, recipe_, shard)
+    return self_critique.plan_rows(name, [item], texts, recipe_, shard)
 
 
 def pick(
@@ -127,14 +127,14 @@ def group_of(item: Draft | Request, recipe_: GeneratingRecipe, chosen: dict[str,
     """
     if isinstance(item, Draft):
         assert isinstance(recipe_, CourseCorrectionRecipe)
-        return recipe.build_group(item, chosen, recipe_)
+        return course_correction.build_group(item, chosen, recipe_)
     assert isinstance(recipe_, SelfCritiqueRecipe)
-    return critique.build_group(item, _texts(recipe_, chosen), recipe_)
+    return self_critique.build_group(item, _texts(recipe_, chosen), recipe_)
 
 
 def _texts(recipe_: SelfCritiqueRecipe, chosen: Mapping[str, Generation]) -> dict[str, str]:
     """The steps' texts, ended at their last whole sentence."""
-    return {step: critique.written(made, step, recipe_, None) for step, made in chosen.items()}
+    return {step: self_critique.written(made, step, recipe_, None) for step, made in chosen.items()}
 
 
 def quarantine(request: Request, error: ValueError, stage: str) -> Quarantined:

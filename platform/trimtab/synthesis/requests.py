@@ -14,9 +14,9 @@ from trimtab.artifacts import write_text
 from trimtab.config import InputError
 from trimtab.schemas import Quarantined, Request, read_rows, write_rows
 from trimtab.sources import SourceConfig, near_duplicates, read_requests, split_requests
-from trimtab.synthesis import critique
 from trimtab.synthesis.passes import CONTENT_CHARS, GeneratingRecipe
-from trimtab.synthesis.recipe import CourseCorrectionRecipe, keep
+from trimtab.synthesis.recipes import self_critique
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe, keep
 
 SUMMARY = "requests.json"
 Selected = tuple[list[Request], list[Quarantined], dict[str, int]]
@@ -29,7 +29,7 @@ def select(recipe: GeneratingRecipe) -> Selected:
         InputError: the source can't be used, or no request is left.
     """
     if not isinstance(recipe, CourseCorrectionRecipe):
-        requests, bad = critique.training_requests(recipe)
+        requests, bad = self_critique.training_requests(recipe)
         return requests, bad, {}
     requests, bad = read_requests(recipe.source)
     training, _ = split_requests(requests, recipe.source)

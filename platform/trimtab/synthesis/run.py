@@ -14,14 +14,14 @@ from trimtab.engine import VLLMEngine
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import RankedGroup, group_file, group_files, iter_groups, make_id, readable, write_rows
 from trimtab.sources import require_file
-from trimtab.synthesis import critique, derived, imported
 from trimtab.synthesis.config import SynthesisConfig
-from trimtab.synthesis.critique import SelfCritiqueRecipe
-from trimtab.synthesis.derived import FlipRecipe, MixtureRecipe
 from trimtab.synthesis.estimate import estimate
 from trimtab.synthesis.generating import Synthesis
-from trimtab.synthesis.imported import ImportedRecipe
 from trimtab.synthesis.passes import GeneratingRecipe, pass_names
+from trimtab.synthesis.recipes import derived, imported, self_critique
+from trimtab.synthesis.recipes.derived import FlipRecipe, MixtureRecipe
+from trimtab.synthesis.recipes.imported import ImportedRecipe
+from trimtab.synthesis.recipes.self_critique import SelfCritiqueRecipe
 from trimtab.synthesis.requests import write_quarantined
 from trimtab.synthesis.retries import attempts_of, plan_retry, quarantined
 from trimtab.synthesis.summary import describe
@@ -124,7 +124,7 @@ def _configurations(config: SynthesisConfig) -> tuple[str, ...]:
 def _texts(recipe: GeneratingRecipe) -> dict[str, str]:
     """Fingerprints of the text files that a recipe draws from."""
     if isinstance(recipe, SelfCritiqueRecipe):
-        return critique.recipe_texts(recipe)
+        return self_critique.recipe_texts(recipe)
     return {"openers": make_id(*recipe.opener_lines()), "triggers": make_id(*recipe.trigger_lines())}
 
 

@@ -14,7 +14,7 @@ from trimtab.schemas import RankedGroup, group_files, read_rows
 from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.data_report import NUM_EXAMPLES, write_report
 from trimtab.synthesis.passes import GeneratingRecipe
-from trimtab.synthesis.recipe import CourseCorrectionRecipe
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 from trimtab.synthesis.retries import quarantined
 from trimtab.synthesis.statistics import Statistics, sample, sample_harmlessness
 

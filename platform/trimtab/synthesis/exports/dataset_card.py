@@ -11,8 +11,8 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from trimtab.artifacts import RECIPE, Record
-from trimtab.synthesis.pairs import Which
-from trimtab.synthesis.survey import Mean, Survey
+from trimtab.synthesis.exports.pairs import Which
+from trimtab.synthesis.exports.survey import Mean, Survey
 
 TEMPLATE = "dataset_card.md.jinja"
 TAGS = ["trimtab", "trl", "dpo", "preference", "course-correction", "configurable-safety", "not-for-all-audiences"]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from trimtab.config import InputError
 from trimtab.console import Progress
 from trimtab.schemas import SCHEMAS, RankedGroup
-from trimtab.synthesis.pairs import Which, group_sizes, pair_index, response_texts, text_places
+from trimtab.synthesis.exports.pairs import Which, group_sizes, pair_index, response_texts, text_places
 
 GROUPS_AT_ONCE = 1024
 REMEDY = "run trimtab synthesize again, which redoes that part"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.test_schemas import groups as any_group
 from trimtab.schemas import SCHEMAS, PreferencePair, RankedGroup, Response, pairs
-from trimtab.synthesis.pairs import TRL_SCHEMA, Which, json_lines, pair_index, ranks, trl_pairs
+from trimtab.synthesis.exports.pairs import TRL_SCHEMA, Which, json_lines, pair_index, ranks, trl_pairs
 
 KEPT: dict[Which, Callable[[int, int, int], bool]] = {
     "all": lambda i, j, size: i < j,

@@ -112,7 +112,7 @@ def draft(request: Request, recipe: CourseCorrectionRecipe) -> Draft:
     Raises:
         ValueError: the harmful response can't be cut K times.
     """
-    from trimtab.synthesis.cuts import cut
+    from trimtab.synthesis.recipes.cuts import cut
 
     rng = random.Random(make_id(recipe.seed, request.id))
     parts = cut(request.harmful, recipe.num_cuts, rng)
@@ -159,7 +159,7 @@ def build_group(item: Draft, made: dict[str, Generation], recipe: CourseCorrecti
     Raises:
         ValueError: a response is empty, or two are equal.
     """
-    written = {kind: _finished(generation, recipe) for kind, generation in made.items()}
+    written = {kind: finished(generation, recipe) for kind, generation in made.items()}
     safe = written["SR"].strip() if "SR" in written else item.request.safe or ""
     corrections = [
         Response(role=f"SYN_{i}", text=f"{start} {trigger}{written[f'SYN_{i}']}", num_prefill_chars=len(start))
@@ -174,7 +174,7 @@ def build_group(item: Draft, made: dict[str, Generation], recipe: CourseCorrecti
     )  # fmt: skip
 
 
-def _finished(generation: Generation, recipe: CourseCorrectionRecipe) -> str:
+def finished(generation: Generation, recipe: CourseCorrectionRecipe) -> str:
     """The written text; one that ran out of tokens ends at its last whole sentence, where it has one."""
     text = generation.text.rstrip()
     if not recipe.trim_unfinished or generation.num_tokens < recipe.max_tokens:

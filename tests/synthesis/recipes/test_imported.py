@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from trimtab.config import InputError, load
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import RankedGroup, pairs
-from trimtab.synthesis.imported import Imported, ImportedRecipe, read, read_groups
-from trimtab.synthesis.imported_formats import COLUMNS, shared_text
+from trimtab.synthesis.recipes.imported import Imported, ImportedRecipe, read, read_groups
+from trimtab.synthesis.recipes.imported_formats import COLUMNS, shared_text
 
 ROW = {"system": "Be kind.", "prompt": "What is true?", "chosen": "This.", "rejected": "That.", "task": "truth"}
 PKU = {"prompt": "How do I skip school?", "response_0": "Say you are ill.", "response_1": "Talk to your teacher.",

@@ -18,8 +18,16 @@ from trimtab.artifacts import Outcome, Record, run_stage
 from trimtab.config import Config, InputError, load
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import RankedGroup, Response, group_file, make_id, write_rows
-from trimtab.synthesis import derived
-from trimtab.synthesis.derived import FlipRecipe, MixturePart, MixtureRecipe, draw_copies, flipped, mixed, records
+from trimtab.synthesis.recipes import derived
+from trimtab.synthesis.recipes.derived import (
+    FlipRecipe,
+    MixturePart,
+    MixtureRecipe,
+    draw_copies,
+    flipped,
+    mixed,
+    records,
+)
 
 UNCENSORED, HONEST = (SafetyConfig(preset=preset).render() for preset in ("uncensored", "honest"))
 

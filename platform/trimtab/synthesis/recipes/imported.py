@@ -19,8 +19,16 @@ from trimtab.config import Config, InputError, placement
 from trimtab.safety import DEFAULT_PRESET, PRESETS, SafetyConfig
 from trimtab.schemas import Quarantined, RankedGroup, Response, make_id, reason_of
 from trimtab.sources import read_json_rows, refuse_too_many_bad
-from trimtab.synthesis.derived import check_flips, flips
-from trimtab.synthesis.imported_formats import COLUMNS, NEEDED, Format, NoPreference, Preference, detect, preference
+from trimtab.synthesis.recipes.derived import check_flips, flips
+from trimtab.synthesis.recipes.imported_formats import (
+    COLUMNS,
+    NEEDED,
+    Format,
+    NoPreference,
+    Preference,
+    detect,
+    preference,
+)
 
 
 class ImportedRecipe(Config):

@@ -14,7 +14,14 @@ from trimtab.data import lines
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import Generation, RankedGroup, Request
 from trimtab.sources import SourceConfig, read_requests
-from trimtab.synthesis.recipe import CourseCorrectionRecipe, Draft, build_group, draft, keep, plan_rows
+from trimtab.synthesis.recipes.course_correction import (
+    CourseCorrectionRecipe,
+    Draft,
+    build_group,
+    draft,
+    keep,
+    plan_rows,
+)
 
 HARMFUL = "First, wait. Then, go! Is it easy? Yes; it is: quite - easy (really). Do it, now. Fine, then."
 

@@ -29,13 +29,13 @@ from trimtab.sources import (
     refuse_too_many_bad,
     split_requests,
 )
-from trimtab.synthesis.derived import check_flips
-from trimtab.synthesis.recipe import CourseCorrectionRecipe, _finished
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe, finished
+from trimtab.synthesis.recipes.derived import check_flips
 
 STEPS = ("answer", "critique", "revision")
 NAMES = {"critique_request": ("prompt", "answer"), "revision_request": ("prompt", "answer", "critique")}
 """The values that each template must use: without them a step knows nothing of the one before."""
-SHIPPED = Path(__file__).parents[1] / "data"
+SHIPPED = Path(__file__).parents[2] / "data"
 MIN_REPEATED_WORDS = 8
 """A revision and a critique of which one begins with the other, so many words long, say the same."""
 
@@ -233,7 +233,7 @@ def written(generation: Generation, step: str, recipe: SelfCritiqueRecipe, chat:
     if generation.error:
         raise ValueError(f"{step}: {generation.error}")
     limits = CourseCorrectionRecipe(max_tokens=max_tokens(step, recipe), trim_unfinished=recipe.trim_unfinished)
-    text = clean(_finished(generation, limits), chat)
+    text = clean(finished(generation, limits), chat)
     if not text:
         raise ValueError(f"{step}: the model wrote nothing")
     return text

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.synthesis.cuts import PUNCTUATION, cut
+from trimtab.synthesis.recipes.cuts import PUNCTUATION, cut
 
 # Written down from the paper, not taken from the code.
 PAPER = {",", ".", "!", ":", ";", "?", "-", '"', "(", ")", "{", "}", "[", "]"}

@@ -18,9 +18,9 @@ from tests.synthesis.test_export import (
     with_flips,
 )
 from trimtab.schemas import group_file
-from trimtab.synthesis.dataset_card import fenced, size_category
-from trimtab.synthesis.recipe import CourseCorrectionRecipe
-from trimtab.synthesis.survey import Mean, survey
+from trimtab.synthesis.exports.dataset_card import fenced, size_category
+from trimtab.synthesis.exports.survey import Mean, survey
+from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 
 
 def _card(groups: Path, **values: Any) -> str:

@@ -15,7 +15,7 @@ from trimtab.config import InputError
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import Generation, PlanRow, Request
 from trimtab.sources import SourceConfig, read_requests, split_requests
-from trimtab.synthesis.critique import (
+from trimtab.synthesis.recipes.self_critique import (
     STEPS,
     SelfCritiqueRecipe,
     build_group,

@@ -1,0 +1,1 @@
+"""The recipes of ``trimtab synthesize``: what a ranked group is made of. Plain functions of plain values."""
