@@ -20,7 +20,7 @@ PACKAGE = SOURCE / "trimtab"
 # From left to right: a module imports only from groups to its left.
 LAYERS = (
     ("data",),
-    ("config", "console"),
+    ("config", "console", "files"),
     ("schemas", "safety", "stats"),
     ("artifacts",),
     ("registry",),

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict
 from trimtab import __version__
 from trimtab.config import Config, InputError
 from trimtab.console import say
+from trimtab.files import whole_file
 
 RECORD, RECIPE, LOCK = "record.json", "recipe.json", ".lock"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -164,12 +165,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _claim(output: Path, recipe: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ from typing import Literal, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from trimtab.files import whole_file
+
 AnyRow = TypeVar("AnyRow", bound="Row")
 
 _text = pa.string()
@@ -228,13 +230,8 @@ def write_table(path: Path, table: pa.Table) -> None:
     """Write a Parquet file whole or not at all (a temporary file, then a rename), its folder where it lacks."""
     import pyarrow.parquet as pq
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with whole_file(path) as part:
         pq.write_table(table, part, write_page_checksum=True)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_rows(path: Path, cls: type[AnyRow]) -> list[AnyRow]:

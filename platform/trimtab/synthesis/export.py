@@ -18,6 +18,7 @@ from pydantic import Field
 from trimtab.artifacts import Outcome, Record, require_record, run_stage, write_text
 from trimtab.config import Config, InputError, placement
 from trimtab.console import Progress, say
+from trimtab.files import whole_file
 from trimtab.schemas import SCHEMAS, RankedGroup, group_files
 from trimtab.synthesis.exports import hub
 from trimtab.synthesis.exports.dataset_card import dataset_card
@@ -135,23 +136,11 @@ def _write(part: Part, which: Which) -> Iterator[None]:
     if part.path.is_file():
         yield from (None for _ in part.shards)
         return
-    with _whole_file(part.path) as path, _sink(path, part.kind, which) as put:
+    with whole_file(part.path) as path, _sink(path, part.kind, which) as put:
         for shard in part.shards:
             for groups in batches(shard):
                 put(select(groups, part.configurations))
             yield
-
-
-@contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A file to write that becomes ``path`` when the block ends well, and is removed when it doesn't."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from trimtab.files import whole_file
+
 _ids = pa.list_(pa.int32())
 SCHEMA = pa.schema([("id", pa.string()), ("prompt", _ids), ("responses", pa.list_(_ids)), ("learn_from", _ids),
                     ("num_demonstrations", pa.int32())])  # fmt: skip
@@ -27,8 +29,7 @@ class TokenizedGroup:
 
 def write_groups(path: Path, groups: Iterable[TokenizedGroup]) -> None:
     """Write groups as they come, a batch at a time; the file appears whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+    with whole_file(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         batch: list[TokenizedGroup] = []
         for group in groups:
             batch.append(group)
@@ -37,7 +38,6 @@ def write_groups(path: Path, groups: Iterable[TokenizedGroup]) -> None:
                 batch = []
         if batch:
             writer.write_batch(_to_arrow(batch))
-    part.replace(path)
 
 
 def _to_arrow(groups: list[TokenizedGroup]) -> pa.RecordBatch:
