@@ -97,7 +97,6 @@ def _command(command: str, help_text: str) -> None:
     (evaluate_app if parent else app).command(name, help=help_text)(invoke)
 
 
-_command("export", "Write ranked groups as preference pairs for TRL, as JSON lines or as a dataset with a card.")
 _command("train", "Train on ranked groups: DPO by token tries, on Ray Train and DeepSpeed.")
 _command("evaluate prefill", "Corr@k: does the model turn away after a harmful start?")
 _command("evaluate configurable", "S0 and S1: does the model follow its safety configuration?")
@@ -122,6 +121,17 @@ def synthesize(
     if plan + bool(preview) + retry_quarantined > 1:
         raise InputError("synthesize", "--plan, --preview, --retry-quarantined", "exclude one another", "give one")
     run_stage_command("synthesize", config, overrides, dry_run, _synthesis_work(plan, preview, retry_quarantined))
+
+
+@app.command("export")
+def export(
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006
+    dry_run: DryRun = False,
+    push: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Send dataset/ to this Hub repository.")] = "",
+) -> None:
+    """Write ranked groups as preference pairs for TRL, as JSON lines or as a dataset with a card."""
+    run_stage_command("export", config, [*overrides, f"push_to={push}"] if push else overrides, dry_run)
 
 
 def _synthesis_work(plan: bool, preview: int, retry_quarantined: bool) -> Work:

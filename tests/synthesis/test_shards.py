@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from trimtab.config import InputError
 from trimtab.schemas import (
     Generation,
     PlanRow,
@@ -18,8 +19,9 @@ from trimtab.schemas import (
     read_rows,
     write_rows,
 )
+from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.estimate import Estimate, estimate
-from trimtab.synthesis.generating import measured_rate, planned_ids
+from trimtab.synthesis.generating import Synthesis, measured_rate, planned_ids
 from trimtab.synthesis.quality import QualityConfig
 from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 from trimtab.synthesis.requests import read_summary, request_file, write_requests
@@ -142,3 +144,23 @@ def test_measured_rate_leaves_out_the_time_between_two_runs(tmp_path: Path) -> N
     write_rows(folder / "b.parquet", Generation, [row(3, 5002)])  # and from 4997 to 5002
     assert measured_rate([folder]) == pytest.approx(150 / 13)
     assert measured_rate([tmp_path / "absent"]) is None
+
+
+def test_model_that_answers_nothing_gives_no_output_but_says_why(tmp_path: Path) -> None:
+    config = SynthesisConfig(output=tmp_path, recipe=RECIPE)
+    synthesis = Synthesis(config, RECIPE, None, tmp_path)
+    synthesis.summary = {"requests": 2, "shards": 1}
+    bad = [Quarantined(source_row=0, reason="SR: the model wrote nothing", content="", stage="generation")]
+    with pytest.raises(
+        InputError, match=r"none of 2 requests gave a group \(SR: the model wrote nothing\); see .*quarant"
+    ):
+        synthesis._refuse_nothing(0, bad)
+    synthesis._refuse_nothing(1, bad)
+
+
+def test_output_that_lost_most_of_its_requests_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    synthesis = Synthesis(SynthesisConfig(output=tmp_path, recipe=RECIPE), RECIPE, None, tmp_path)
+    synthesis.summary = {"requests": 3, "shards": 1}
+    bad = [Quarantined(source_row=n, reason="SR: loop", content="", stage="generation", id=str(n)) for n in range(2)]
+    synthesis._refuse_nothing(1, bad)
+    assert "WARNING: 2 rows of 3 requests are quarantined, mostly: SR: loop" in capsys.readouterr().out
