@@ -17,7 +17,11 @@ from trimtab.training.config import TrainingConfig, ValidationConfig
 
 SEEDS = (0, 1, 2)
 OBJECTIVES = ("ranked", "pairwise")
-NUM_GROUPS = 16
+DIAGNOSTICS: dict[str, dict[str, Any]] = {
+    "pairwise_in_order": {"objective": "pairwise", "pair_order": "grouped"},  # are correlated steps what differs?
+    "ranked_3_epochs": {"objective": "ranked", "num_train_epochs": 3},  # still in less time than pairwise's one
+}
+NUM_GROUPS = 12
 MAX_TOKENS = 48  # new tokens of a synthesized response: shorter than the paper's, so that three seeds of TRL fit
 SETTINGS: dict[str, Any] = {
     "learning_rate": 5e-5, "groups_per_step": 1, "max_length": 8192, "report_to": (),
@@ -34,9 +38,11 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
         base = _corr(models.fetch(MODEL), folder / "base")
         for seed in SEEDS:
             for objective in OBJECTIVES:
-                measured = _one(folder / f"{objective}-{seed}", groups, objective, seed)
+                measured = _one(folder / f"{objective}-{seed}", groups, seed, objective=objective)
                 found[objective].append(measured)
                 say(f"  {objective}, seed {seed}: {measured}")
+        diagnosed = {name: _one(folder / name, groups, 0, **more) for name, more in DIAGNOSTICS.items()}
+        say(f"  {diagnosed}")
         compared = {
             seed: prefill.compare(folder / f"pairwise-{seed}" / "corr", folder / f"ranked-{seed}" / "corr").model_dump()
             for seed in SEEDS
@@ -47,6 +53,7 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
             figures[f"{name}_{objective}"] = [measured[name] for measured in found[objective]]
     for name in ("corr_mean", "validation_accuracy"):
         figures[f"{name}_difference"] = _difference(found, name)
+    figures["diagnostics_seed_0"] = diagnosed
     settings = {"model": MODEL, "data": "published C²-EVAL subset" if source().data else "shipped sample",
                 "groups": NUM_GROUPS, "synthesis_max_tokens": MAX_TOKENS,
                 "seeds": SEEDS, "judge": "rules-1", "per_seed_corr_difference": compared,
@@ -54,9 +61,9 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
     return figures, settings
 
 
-def _one(output: Path, groups: Path, objective: str, seed: int) -> dict[str, float]:
+def _one(output: Path, groups: Path, seed: int, **more: Any) -> dict[str, float]:
     config = TrainingConfig.model_validate(
-        {"output": output / "train", "data": (groups,), "objective": objective, "seed": seed, **SETTINGS}
+        {"output": output / "train", "data": (groups,), "seed": seed, **SETTINGS, **more}
     )
     record = training.run(config)
     corr = _corr(output / "train" / "model", output / "corr")

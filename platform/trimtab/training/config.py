@@ -82,6 +82,8 @@ class TrainingConfig(LossConfig):
     """Outputs of ``trimtab synthesize``, perhaps with weights."""
     objective: Literal["ranked", "pairwise"] = "ranked"
     """``ranked``: the token trie of each group; ``pairwise``: TRL's own DPOTrainer on the shuffled pairs."""
+    pair_order: Literal["shuffled", "grouped"] = "shuffled"
+    """``pairwise`` only: pairs of all groups mixed, or those of a group one after the other, as ``ranked`` has them."""
     layout: Literal["auto", "trie", "grouped"] = placement("auto")
     """How a group is computed; ``auto``: ``trie`` where a probe at start-up finds it equal to plain sequences."""
     attention: Literal["auto", "sdpa", "flex_attention"] = placement("auto")

@@ -94,4 +94,5 @@ def dpo_config(config: TrainingConfig, scratch: str, pairs_per_step: int, valida
         **arguments_of_both(config, scratch, parts, validates), per_device_eval_batch_size=1, beta=config.beta,
         loss_type=["sigmoid_norm" if norm else config.loss_type], max_length=None,
         precompute_ref_log_probs=config.lora is None,
+        train_sampling_strategy="random" if config.pair_order == "shuffled" else "sequential",
     )  # fmt: skip

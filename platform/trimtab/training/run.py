@@ -64,6 +64,8 @@ def refuse_what_does_not_fit(config: TrainingConfig, validation_fn: ValidationFn
         (not config.data, "data", "[]", "no input", "give at least one output of trimtab synthesize"),
         (config.groups_per_step < config.num_workers, "groups_per_step", config.groups_per_step,
          f"is fewer than num_workers = {config.num_workers}", "raise it, or use fewer workers"),
+        (config.objective == "ranked" and config.pair_order != "shuffled", "pair_order", config.pair_order,
+         "means nothing to objective ranked", "leave it out, or use objective=pairwise"),
         (config.label_smoothing > 0 and config.loss_type != "sigmoid", "label_smoothing", config.label_smoothing,
          f"means nothing to loss_type {config.loss_type}", "set it to 0"),
         (config.loss_type == "plackett_luce" and (config.pairs, config.pair_weights) != ("all", "uniform"), "pairs",
