@@ -24,6 +24,10 @@ _message = pa.struct([("role", _text), ("content", _text)])
 _response = pa.struct([("role", _text), ("text", _text), ("num_prefill_chars", pa.int32())])
 
 
+CONTENT_CHARS = 500
+"""So much of a quarantined row is kept."""
+
+
 def make_id(*parts: object) -> str:
     """A short deterministic id of a recipe's parts: the same parts give the same id on every machine."""
     return hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).hexdigest()[:20]
@@ -81,6 +85,11 @@ class RankedGroup(Row):
         if not 1 <= self.num_demonstrations <= len(texts):
             raise ValueError(f"num_demonstrations: {self.num_demonstrations} of {len(texts)} responses; use 1 to N")
         return self
+
+    @property
+    def num_pairs(self) -> int:
+        """N·(N−1)/2, the pairs that ``pairs`` gives."""
+        return len(self.responses) * (len(self.responses) - 1) // 2
 
     def flip(self, configuration: str, system: str | None) -> RankedGroup:
         """The same responses in reverse order under the opposite system prompt (CST, arXiv 2404.00495)."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from trimtab.config import Config, InputError
-from trimtab.schemas import Quarantined, Request, make_id
+from trimtab.schemas import CONTENT_CHARS, Quarantined, Request, make_id
 
 if TYPE_CHECKING:
     from datasketch import MinHash
@@ -69,7 +69,7 @@ def read_requests(config: SourceConfig) -> tuple[list[Request], list[Quarantined
     for number, row in rows:
         reason = _problem(row)
         if reason:
-            bad.append(Quarantined(source_row=number, reason=reason, content=json.dumps(row)[:500]))
+            bad.append(Quarantined(source_row=number, reason=reason, content=json.dumps(row)[:CONTENT_CHARS]))
         elif (request := _to_request(number, row)) is not None:
             requests.append(request)
     refuse_too_many_bad("data", config.path, bad, len(rows), config.max_bad_share)
@@ -89,7 +89,9 @@ def _each_once(requests: list[Request]) -> tuple[list[Request], list[Quarantined
         seen = first.setdefault(request.id, request)
         if seen is not request:
             reason = f"repeats row {seen.source_row + 1} (same prompt and harmful response)"
-            repeated.append(Quarantined(source_row=request.source_row, reason=reason, content=request.prompt[:500]))
+            repeated.append(
+                Quarantined(source_row=request.source_row, reason=reason, content=request.prompt[:CONTENT_CHARS])
+            )
     return list(first.values()), repeated
 
 

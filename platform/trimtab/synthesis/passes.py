@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from trimtab.schemas import Generation, PlanRow, Quarantined, RankedGroup, Request, reason_of
+from trimtab.schemas import CONTENT_CHARS, Generation, PlanRow, Quarantined, RankedGroup, Request, reason_of
 from trimtab.synthesis.quality import QualityConfig, problem
 from trimtab.synthesis.recipes import course_correction, self_critique
 from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe, Draft
 from trimtab.synthesis.recipes.self_critique import SelfCritiqueRecipe
 
 GeneratingRecipe = CourseCorrectionRecipe | SelfCritiqueRecipe
-CONTENT_CHARS = 500
 
 
 @dataclass

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from trimtab.artifacts import write_text
 from trimtab.config import InputError
-from trimtab.schemas import Quarantined, Request, read_rows, write_rows
+from trimtab.schemas import CONTENT_CHARS, Quarantined, Request, read_rows, write_rows
 from trimtab.sources import SourceConfig, near_duplicates, read_requests, split_requests
-from trimtab.synthesis.passes import CONTENT_CHARS, GeneratingRecipe
+from trimtab.synthesis.passes import GeneratingRecipe
 from trimtab.synthesis.recipes import self_critique
 from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe, keep
 

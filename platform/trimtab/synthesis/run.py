@@ -147,7 +147,7 @@ def _write(output: Path, groups: Iterator[RankedGroup], per_shard: int) -> dict[
     num_groups = num_pairs = shard = 0
     while some := list(islice(groups, per_shard)):
         num_groups += write_rows(group_file(output, shard), RankedGroup, some)
-        num_pairs += sum(len(group.responses) * (len(group.responses) - 1) // 2 for group in some)
+        num_pairs += sum(group.num_pairs for group in some)
         shard += 1
     return {"groups": num_groups, "pairs": num_pairs}
 

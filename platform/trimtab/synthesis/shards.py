@@ -129,7 +129,7 @@ def assemble_shard(work: ShardWork, shard: int) -> dict[str, int]:
         groups += [group, *_flips(group, work.recipe)]
     write_quarantined(work.output, f"{shard:05d}", bad)
     write_rows(path, RankedGroup, groups)
-    pairs = sum(len(group.responses) * (len(group.responses) - 1) // 2 for group in groups)
+    pairs = sum(group.num_pairs for group in groups)
     tokens = sum(row.num_tokens for row in made.rows.values())
     return {"groups": len(groups), "pairs": pairs, "requests_without_group": without, "generated_tokens": tokens,
             "generations": len(made.rows)}  # fmt: skip

@@ -159,7 +159,7 @@ def build_group(item: Draft, made: dict[str, Generation], recipe: CourseCorrecti
     Raises:
         ValueError: a response is empty, or two are equal.
     """
-    written = {kind: finished(generation, recipe) for kind, generation in made.items()}
+    written = {kind: finished(row, recipe.max_tokens, recipe.trim_unfinished) for kind, row in made.items()}
     safe = written["SR"].strip() if "SR" in written else item.request.safe or ""
     corrections = [
         Response(role=f"SYN_{i}", text=f"{start} {trigger}{written[f'SYN_{i}']}", num_prefill_chars=len(start))
@@ -174,10 +174,10 @@ def build_group(item: Draft, made: dict[str, Generation], recipe: CourseCorrecti
     )  # fmt: skip
 
 
-def finished(generation: Generation, recipe: CourseCorrectionRecipe) -> str:
+def finished(generation: Generation, max_tokens: int, trim: bool) -> str:
     """The written text; one that ran out of tokens ends at its last whole sentence, where it has one."""
     text = generation.text.rstrip()
-    if not recipe.trim_unfinished or generation.num_tokens < recipe.max_tokens:
+    if not trim or generation.num_tokens < max_tokens:
         return text
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
     return text[: ends[-1]] if ends else text

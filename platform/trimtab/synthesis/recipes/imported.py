@@ -17,7 +17,7 @@ from pydantic import model_validator
 
 from trimtab.config import Config, InputError, placement
 from trimtab.safety import DEFAULT_PRESET, PRESETS, SafetyConfig
-from trimtab.schemas import Quarantined, RankedGroup, Response, make_id, reason_of
+from trimtab.schemas import CONTENT_CHARS, Quarantined, RankedGroup, Response, make_id, reason_of
 from trimtab.sources import read_json_rows, refuse_too_many_bad
 from trimtab.synthesis.recipes.derived import check_flips, flips
 from trimtab.synthesis.recipes.imported_formats import (
@@ -141,7 +141,7 @@ def _nothing_usable(recipe: ImportedRecipe, form: Format, skipped: Counter[str])
 
 def _quarantined(number: int, row: Any, reason: str) -> Quarantined:
     """Parquet rows may hold values that JSON has no word for, such as dates."""
-    return Quarantined(source_row=number, reason=reason, content=json.dumps(row, default=str)[:500])
+    return Quarantined(source_row=number, reason=reason, content=json.dumps(row, default=str)[:CONTENT_CHARS])
 
 
 def _to_group(row: Preference, configuration: str | None) -> RankedGroup:

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from trimtab.chat import Chat
 from trimtab.config import Config, InputError, placement
 from trimtab.safety import DEFAULT_PRESET, SafetyConfig
-from trimtab.schemas import Generation, PlanRow, Quarantined, RankedGroup, Request, Response, make_id
+from trimtab.schemas import CONTENT_CHARS, Generation, PlanRow, Quarantined, RankedGroup, Request, Response, make_id
 from trimtab.sources import (
     FIELDS,
     SourceConfig,
@@ -29,7 +29,7 @@ from trimtab.sources import (
     refuse_too_many_bad,
     split_requests,
 )
-from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe, finished
+from trimtab.synthesis.recipes.course_correction import finished
 from trimtab.synthesis.recipes.derived import check_flips
 
 STEPS = ("answer", "critique", "revision")
@@ -110,7 +110,7 @@ def read_prompts(source: SourceConfig) -> tuple[list[Request], list[Quarantined]
         try:
             prompt = _prompt_of(row)
         except ValueError as error:
-            bad.append(Quarantined(source_row=number, reason=str(error), content=ascii(row)[:500]))
+            bad.append(Quarantined(source_row=number, reason=str(error), content=ascii(row)[:CONTENT_CHARS]))
         else:
             requests.append(Request(id=make_id("request", prompt, ""), prompt=prompt, harmful="", source_row=number))
     refuse_too_many_bad("data", source.path, bad, len(rows), source.max_bad_share)
@@ -232,8 +232,7 @@ def written(generation: Generation, step: str, recipe: SelfCritiqueRecipe, chat:
     """
     if generation.error:
         raise ValueError(f"{step}: {generation.error}")
-    limits = CourseCorrectionRecipe(max_tokens=max_tokens(step, recipe), trim_unfinished=recipe.trim_unfinished)
-    text = clean(finished(generation, limits), chat)
+    text = clean(finished(generation, max_tokens(step, recipe), recipe.trim_unfinished), chat)
     if not text:
         raise ValueError(f"{step}: the model wrote nothing")
     return text
