@@ -50,6 +50,40 @@ def test_prefill_is_continued_not_closed(chat: Chat) -> None:
     assert chat.prompt_ids(SYSTEM, PROMPT, "Of course, here")[-1] not in chat.control_ids
 
 
+def test_reopened_turn_is_closed_and_a_new_one_is_open(chat: Chat) -> None:
+    text = chat.prompt_text(SYSTEM, PROMPT, "Of course, here", reopen=True)
+    assert text.endswith("<|im_start|>assistant\nOf course, here<|im_end|>\n<|im_start|>assistant\n")
+    assert text.startswith(chat.prompt_text(SYSTEM, PROMPT))
+    assert chat.prompt_ids(SYSTEM, PROMPT, "Of course, here", reopen=True) == chat.encode(text)
+
+
+def test_reopening_leaves_a_turn_open_that_only_an_end_of_sequence_closes(chat: Chat) -> None:
+    """As in Llama-2's template, from which the released script takes the ``</s>``."""
+    template = (
+        "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ message['content'] + ' </s>' }}"
+        "{% else %}{{ '[INST] ' + message['content'] + ' [/INST] ' }}{% endif %}{% endfor %}"
+    )
+    text = _with_template(chat, template).prompt_text(None, PROMPT, "Of course, here", reopen=True)
+    assert text == f"[INST] {PROMPT} [/INST] Of course, here "
+
+
+@given(text=words.filter(str.strip), num=st.integers(1, 40))
+def test_first_tokens_are_given_back_by_the_rendered_prompt(chat: Chat, text: str, num: int) -> None:
+    head, whole = len(chat.prompt_ids(SYSTEM, PROMPT)), chat.prompt_ids(SYSTEM, PROMPT, text)
+    beginning, length = chat.first_tokens(SYSTEM, PROMPT, text, num)
+    assert chat.prompt_ids(SYSTEM, PROMPT, beginning) == whole[: head + length]
+    assert text.startswith(beginning)
+    assert length <= min(num, len(whole) - head)
+    if text.isascii():
+        assert length == min(num, len(whole) - head)
+
+
+def test_no_character_is_cut(chat: Chat) -> None:
+    num = len(chat.encode("so 🦜")) - len(chat.encode("so"))
+    assert num > 2
+    assert chat.first_tokens(None, PROMPT, "so 🦜 it goes", len(chat.encode("so")) + num - 1)[0] in ("so", "so ")
+
+
 def test_end_ids_are_those_of_the_template(chat: Chat) -> None:
     assert chat.end_ids == [chat.tokenizer.convert_tokens_to_ids("<|im_end|>")]
     other = _with_template(chat, NO_SYSTEM.replace("<|im_end|>", "<|endoftext|>"))

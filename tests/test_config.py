@@ -226,7 +226,27 @@ def test_synthesis_preset_loads(path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("# ")
 
 
+EVALUATIONS = sorted((ROOT / "jobs" / "configs" / "evaluate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
+def test_evaluation_preset_loads(path: Path) -> None:
+    from trimtab.evaluation.configurable import ConfigurableConfig, wordings
+    from trimtab.evaluation.prefill import PrefillConfig, refuse_what_does_not_fit
+
+    assert path.read_text(encoding="utf-8").startswith("# ")
+    if path.stem.startswith("configurable"):
+        config = load(ConfigurableConfig, path, ["output=x"])
+        assert len(wordings(config)) > 2 * len(config.pairs)
+        assert len(config.models) == 3
+    else:
+        prefill = load(PrefillConfig, path, ["output=x"])
+        refuse_what_does_not_fit(prefill)
+        assert prefill.models or re.fullmatch(r"[\w.-]+/[\w.-]+", prefill.model)
+
+
 def test_some_configuration_ships() -> None:
+    assert len(EVALUATIONS) >= 12
     assert len(PRESETS) >= 12
     assert len(SYNTHESES) >= 4
     assert "demo.yaml" in [path.name for path in SHIPPED]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.config import InputError
-from trimtab.safety import CONFIGURATIONS, MAX_PERSONA_CHARS, SafetyConfig, parse_safety
+from trimtab.safety import CONFIGURATIONS, MAX_PERSONA_CHARS, PRESETS, SafetyConfig, parse_safety
 
 # arXiv 2404.00495
 PUBLISHED = {
@@ -89,3 +89,28 @@ def test_request_with_persona() -> None:
 def test_everything_else_is_refused(value: object, field: str) -> None:
     with pytest.raises(InputError, match=rf"^{field}: "):
         parse_safety(value)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_each_preset_has_other_wordings_of_its_own(preset: str) -> None:
+    persona = "an old sailor" if PRESETS[preset].takes_persona else None
+    safety = SafetyConfig(preset=preset, persona=persona)
+    texts = safety.paraphrases()
+    assert 3 <= len(set(texts)) == len(texts) <= 5
+    assert safety.render() not in texts
+    assert not any("{" in text for text in texts)
+    assert all(("an old sailor" in text) is (persona is not None) for text in texts)
+    others = [SafetyConfig(preset=name).paraphrases() for name in PUBLISHED if name != preset]
+    assert not set(texts) & {text for found in others for text in found}
+
+
+def test_other_wordings_quote_a_persona_as_the_trained_one_does() -> None:
+    safety = SafetyConfig(preset="role_play", persona=' a "wise"\n sailor')
+    assert all("\"a 'wise' sailor\"" in text for text in safety.paraphrases())
+    with pytest.raises(InputError, match=r"^safety.persona: .*a persona is needed"):
+        SafetyConfig(preset="role_play").paraphrases()
+
+
+def test_label_names_the_setting() -> None:
+    assert SafetyConfig(preset="honest").label == "honest"
+    assert SafetyConfig(preset="role_play", persona="a sailor").label == "role_play: a sailor"

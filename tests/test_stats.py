@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.stats import EMPTY, Estimate, clustered_mean, paired_difference, wilson
+from trimtab.stats import EMPTY, Estimate, clustered_mean, minimum_detectable_effect, paired_difference, wilson
+
+Cases = list[tuple[str, str, float]]
+some_cases = st.lists(
+    st.tuples(st.sampled_from("abcdefghijkl"), st.sampled_from("xy"), st.sampled_from([-1.0, 0.0, 0.5, 1.0])),
+    min_size=1, max_size=60,
+)  # fmt: skip
 
 
 def test_wilson_interval_of_25_in_26_is_the_published_one() -> None:
@@ -72,10 +78,14 @@ def test_one_cluster_has_no_interval() -> None:
     assert (estimate.value, estimate.low, estimate.high, estimate.num_clusters) == (0.5, None, None, 1)
 
 
-def test_identical_runs_differ_by_exactly_nothing() -> None:
+def test_identical_runs_show_no_difference_and_how_large_it_may_be() -> None:
     run = {f"case{number}": float(number % 3 == 0) for number in range(30)}
-    estimate = paired_difference(run, dict(run), {case: case[-1] for case in run})
-    assert (estimate.value, estimate.low, estimate.high, estimate.n) == (0.0, 0.0, 0.0, 30)
+    cluster_of = {case: case[-1] for case in run}
+    exact = paired_difference(run, dict(run), cluster_of)
+    assert (exact.value, exact.low, exact.high, exact.n, exact.p) == (0.0, 0.0, 0.0, 30, 1.0)
+    shares = paired_difference(run, dict(run), cluster_of, bounds=(-1, 1))
+    assert (shares.value, shares.high, shares.p) == (0.0, wilson(0, 10).high, 1.0)
+    assert shares.low == -wilson(0, 10).high
 
 
 def test_difference_is_after_minus_before_over_shared_cases() -> None:
@@ -92,7 +102,185 @@ def test_pairing_is_tighter_than_comparing_two_means() -> None:
     estimate = paired_difference(before, after, {case: case for case in before})
     assert estimate.value == pytest.approx(0.1)
     assert estimate.low == pytest.approx(0.1, abs=1e-6)
+    assert estimate.p is not None
+    assert estimate.p < 0.001
 
 
 def test_text_shows_value_and_interval() -> None:
-    assert Estimate(value=0.5, low=0.25, high=0.75, n=4).text(2) == "0.50 [0.25, 0.75]"
+    estimate = Estimate(value=0.5, low=-0.25, high=0.75, n=4, p=0.0123)
+    assert estimate.text(2) == "0.50 [-0.25, 0.75]"
+    assert estimate.text(signed=True) == "+0.500 [-0.250, +0.750]"
+    assert estimate.p_text() == "p = 0.012"
+    assert [estimate.model_copy(update={"p": p}).p_text() for p in (None, 0.00025)] == ["", "p < 0.001"]
+
+
+def _difference(cases: Cases, bounds: tuple[float, float] | None = (-1, 1)) -> Estimate:
+    """The difference of two runs whose cases differ by the given numbers."""
+    names = [f"{number:02d}" for number in range(len(cases))]
+    after = {name: value for name, (_, _, value) in zip(names, cases, strict=True)}
+    cluster_of = {name: cluster for name, (cluster, _, _) in zip(names, cases, strict=True)}
+    group_of = {name: group for name, (_, group, _) in zip(names, cases, strict=True)}
+    return paired_difference(dict.fromkeys(names, 0.0), after, cluster_of, group_of, bounds=bounds)
+
+
+@settings(max_examples=60)
+@given(some_cases)
+def test_p_is_small_exactly_where_the_interval_leaves_zero_out(cases: Cases) -> None:
+    for bounds in ((-1.0, 1.0), None):
+        found = _difference(cases, bounds)
+        if found.low is None or found.high is None or found.p is None:
+            assert (found.low, found.high, found.p, found.num_clusters) == (None, None, None, 1)
+            continue
+        assert 0 <= found.p <= 1
+        assert (found.p < 0.05) is not (found.low <= 0 <= found.high)
+
+
+@settings(max_examples=20)
+@given(some_cases)
+def test_the_other_way_round_is_the_mirror_image(cases: Cases) -> None:
+    there, back = _difference(cases), _difference([(cluster, group, -value) for cluster, group, value in cases])
+    assert there.p == back.p
+    for one, other in ((there.low, back.high), (there.high, back.low), (there.value, back.value)):
+        assert one == other == None or one == pytest.approx(-(other or 0.0), abs=1e-9)  # noqa: E711
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.sampled_from("abcdefghi"), st.booleans()), min_size=2, max_size=60))
+def test_interval_of_a_share_stays_between_0_and_1_and_holds_it(cases: list[tuple[str, bool]]) -> None:
+    found = clustered_mean([float(yes) for _, yes in cases], [name for name, _ in cases], bounds=(0, 1))
+    assert found.p is None
+    if found.low is not None and found.high is not None and found.value is not None:
+        assert 0 <= found.low <= found.value + 1e-12
+        assert found.value - 1e-12 <= found.high <= 1
+
+
+def _correlated(rate: float, num_clusters: int, seed: int) -> tuple[list[float], list[str]]:
+    """Eight cases a cluster, beta-binomial with correlation 0.5."""
+    rng = np.random.default_rng(seed)
+    values = rng.binomial(1, rng.beta(rate, 1 - rate, num_clusters)[:, None], (num_clusters, 8)).ravel()
+    return [float(value) for value in values], [f"{number // 8:03d}" for number in range(values.size)]
+
+
+def test_standard_error_is_the_cluster_robust_one_of_a_regression() -> None:
+    from statsmodels.regression.linear_model import OLS
+
+    values, clusters = _correlated(0.3, 30, seed=5)
+    keep = np.random.default_rng(1).random(len(values)) < 0.8  # unequal clusters and groups
+    values = [value for value, kept in zip(values, keep, strict=True) if kept]
+    clusters = [cluster for cluster, kept in zip(clusters, keep, strict=True) if kept]
+    groups = [str(number % 3) for number in range(len(values))]
+    found = clustered_mean(values, clusters, groups)
+    dummies = np.array([[float(group == name) for name in "012"] for group in groups])
+    covariance = {"groups": np.unique(clusters, return_inverse=True)[1], "use_correction": False}
+    expected = OLS(values, dummies).fit(cov_type="cluster", cov_kwds=covariance).t_test([1 / 3, 1 / 3, 1 / 3])
+    assert found.value == pytest.approx(expected.effect[0])
+    assert found.num_clusters is not None
+    scale = (found.num_clusters / (found.num_clusters - 1)) ** 0.5
+    assert found.standard_error == pytest.approx(scale * expected.sd[0, 0])
+
+
+def test_skewed_prompts_widen_the_interval_beyond_the_normal_one() -> None:
+    values, clusters = _correlated(0.1, 60, seed=2)
+    found = clustered_mean(values, clusters, bounds=(0, 1))
+    assert found.value is not None
+    assert found.high is not None
+    assert found.standard_error is not None
+    assert found.high > found.value + 2.1 * found.standard_error
+
+
+@pytest.mark.slow
+def test_interval_covers_where_a_percentile_interval_does_not() -> None:
+    from scipy.stats import bootstrap
+
+    held = {"ours": 0, "percentile": 0}
+    for seed in range(400):
+        values, clusters = _correlated(0.1, 60, seed)
+        found = clustered_mean(values, clusters, bounds=(0, 1), seed=seed)
+        assert found.low is not None
+        assert found.high is not None
+        held["ours"] += found.low <= 0.1 <= found.high
+        means = np.reshape(values, (60, 8)).mean(1)
+        low, high = bootstrap((means,), np.mean, method="percentile", n_resamples=999, rng=seed).confidence_interval
+        held["percentile"] += low <= 0.1 <= high
+    assert held["ours"] / 400 > 0.925
+    assert held["percentile"] < held["ours"]
+
+
+def test_share_of_0_or_1_has_wilsons_interval_a_prompt_being_a_case() -> None:
+    clusters = [str(number // 8) for number in range(48 * 8)]
+    none = clustered_mean([0.0] * len(clusters), clusters, bounds=(0, 1))
+    assert (none.value, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(wilson(0, 48).high)
+    every = clustered_mean([1.0] * len(clusters), clusters, bounds=(0, 1))
+    assert (every.value, every.high) == (1.0, 1.0)
+    assert every.low == pytest.approx(wilson(48, 48).low)
+
+
+def test_one_unlike_case_does_not_make_the_interval_narrow() -> None:
+    clusters = [str(number // 8) for number in range(48 * 8)]
+    found = clustered_mean([1.0, *[0.0] * (len(clusters) - 1)], clusters, bounds=(0, 1))
+    assert found.high is not None
+    assert found.high > (wilson(0, 48).high or 1)
+
+
+def test_few_prompts_that_differ_have_no_narrower_interval_than_the_t_tests() -> None:
+    from scipy.stats import ttest_1samp
+
+    values = [1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0]
+    found = _difference([(str(number), "x", value) for number, value in enumerate(values)])
+    plain = ttest_1samp(values, 0)
+    low, high = plain.confidence_interval()
+    assert found.low is not None
+    assert found.high is not None
+    assert found.p is not None
+    assert found.low <= low
+    assert found.high == min(1.0, high)
+    assert found.p >= plain.pvalue
+
+
+@pytest.mark.parametrize(("num_prompts", "shown"), [(3, False), (4, True), (26, True)])
+def test_change_of_every_prompt_counts_from_four_prompts_on(num_prompts: int, shown: bool) -> None:
+    found = _difference([(str(number), "x", 1.0) for number in range(num_prompts)])
+    assert found.value == found.high == 1.0
+    assert found.low is not None
+    assert found.p is not None
+    assert (found.low > 0) is (found.p < 0.05) is shown
+
+
+def test_nothing_is_said_of_one_prompt() -> None:
+    assert _difference([("a", "x", 1.0), ("a", "y", 0.5)]).p is None
+
+
+def test_scaling_scales_value_bounds_and_error_and_nothing_else() -> None:
+    mean = Estimate(value=0.4, low=0.3, high=0.5, n=20, num_clusters=10, standard_error=0.05, p=0.2)
+    twice = Estimate(value=0.8, low=0.6, high=1.0, n=20, num_clusters=10, standard_error=0.1, p=0.2)
+    assert mean.scaled(2) == twice
+    assert EMPTY.scaled(2) == EMPTY
+
+
+@pytest.mark.parametrize("num_clusters", [3, 12, 60, 500])
+def test_difference_that_is_detectable_is_found_four_times_in_five(num_clusters: int) -> None:
+    from scipy.stats import nct, t
+
+    least = minimum_detectable_effect(
+        Estimate(value=0.1, low=0, high=0.2, n=99, num_clusters=num_clusters, standard_error=0.05)
+    )
+    assert least is not None
+    free, limit = num_clusters - 1, t.ppf(0.975, num_clusters - 1)
+    power = nct.sf(limit, free, least / 0.05) + nct.cdf(-limit, free, least / 0.05)
+    assert power == pytest.approx(0.8, abs=1e-6)
+
+
+def test_detectable_difference_of_rates_is_cohens() -> None:
+    """Cohen (1988): about 388 cases a side show 0.5 against 0.6 with power 0.8."""
+    assert minimum_detectable_effect(wilson(194, 388)) == pytest.approx(0.1, abs=1e-3)
+    assert minimum_detectable_effect(wilson(10, 100)) == pytest.approx(minimum_detectable_effect(wilson(90, 100)))
+
+
+@pytest.mark.parametrize(
+    "estimate",
+    [EMPTY, wilson(1, 2), Estimate(value=0.0, low=0, high=0, n=9, num_clusters=9, standard_error=0.0),
+     Estimate(value=0.5, low=None, high=None, n=9, num_clusters=1)],
+)  # fmt: skip
+def test_nothing_is_detectable_where_nothing_tells(estimate: Estimate) -> None:
+    assert minimum_detectable_effect(estimate) is None

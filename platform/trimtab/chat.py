@@ -16,6 +16,8 @@ from typing import Any
 from trimtab.config import InputError
 
 _SENTINEL = "trimtabsentinel"
+RELEASED_DROPS = "</s>"
+"""What the released C²-EVAL script takes out of a closed turn: it leaves the turn open in Llama-2's template alone."""
 
 
 class Chat:
@@ -42,15 +44,35 @@ class Chat:
             return [{"role": "user", "content": f"{system}\n\n{prompt}"}]
         return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
 
-    def prompt_text(self, system: str | None, prompt: str, prefill: str = "") -> str:
-        """The rendered prompt up to the open assistant turn, with ``prefill`` as its beginning."""
-        messages = self.messages(system, prompt)
-        head = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return str(head) + prefill
+    def prompt_text(self, system: str | None, prompt: str, prefill: str = "", reopen: bool = False) -> str:
+        """The rendered prompt up to the open assistant turn, with ``prefill`` as its beginning.
 
-    def prompt_ids(self, system: str | None, prompt: str, prefill: str = "") -> list[int]:
+        Args:
+            reopen: as the released C²-EVAL script does, close the turn behind ``prefill`` and open a new one.
+        """
+        messages = self.messages(system, prompt)
+        if reopen:
+            messages.append({"role": "assistant", "content": prefill})
+        text = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return text.replace(RELEASED_DROPS, "") if reopen else text + prefill
+
+    def prompt_ids(self, system: str | None, prompt: str, prefill: str = "", reopen: bool = False) -> list[int]:
         """Token ids of ``prompt_text``; special tokens come from the template alone, never twice."""
-        return self.encode(self.prompt_text(system, prompt, prefill))
+        return self.encode(self.prompt_text(system, prompt, prefill, reopen))
+
+    def first_tokens(self, system: str | None, prompt: str, text: str, num: int) -> tuple[str, int]:
+        """The first ``num`` tokens of an answer, as a text that the rendered prompt gives back as those very tokens.
+
+        Returns:
+            (text, number of tokens): fewer where the answer is shorter, or where the text of ``num`` tokens would be
+            read as others (a cut inside a character); then the longest one below.
+        """
+        head, ids = len(self.prompt_ids(system, prompt)), self.prompt_ids(system, prompt, text)
+        for end in range(min(head + num, len(ids)), head, -1):
+            beginning = self.tokenizer.decode(ids[head:end], clean_up_tokenization_spaces=False)
+            if self.prompt_ids(system, prompt, beginning) == ids[:end]:
+                return beginning, end - head
+        return "", 0
 
     def response_ids(self, system: str | None, prompt: str, response: str) -> tuple[list[int], int]:
         """(ids, n): the whole turn with its end, and the number n of leading prompt ids.

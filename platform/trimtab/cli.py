@@ -9,6 +9,7 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,7 @@ STAGES = {
     "evaluate prefill": ("trimtab.evaluation.prefill", "PrefillConfig"),
     "evaluate configurable": ("trimtab.evaluation.configurable", "ConfigurableConfig"),
     "evaluate retention": ("trimtab.evaluation.retention", "RetentionConfig"),
+    "evaluate judge": ("trimtab.evaluation.calibrate", "CalibrationConfig"),
     "report": ("trimtab.evaluation.report", "ReportConfig"),
     "serve": ("trimtab.serving", "ServeConfig"),
     "pipeline": ("trimtab.pipeline", "PipelineConfig"),
@@ -88,19 +90,33 @@ def _failure_in_one_line(command: str, log: Path) -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def _command(command: str, help_text: str) -> None:
+def _measured(command: str, resolved: Any) -> Any:
+    """An evaluation of one or more models, and its table."""
+    from trimtab.console import say, show
+    from trimtab.evaluation import tables
+
+    record = import_module(STAGES[command][0]).run(resolved)
+    show(tables.models_table(record))
+    for line in tables.detectable_lines(record):
+        say(f"  {line}")
+    return record
+
+
+def _command(command: str, help_text: str, table: bool = False) -> None:
     parent, _, name = command.rpartition(" ")
+    work = partial(_measured, command) if table else None
 
     def invoke(config: ConfigFile = None, overrides: Overrides = [], dry_run: DryRun = False) -> None:  # noqa: B006
-        run_stage_command(command, config, overrides, dry_run)
+        run_stage_command(command, config, overrides, dry_run, work)
 
     (evaluate_app if parent else app).command(name, help=help_text)(invoke)
 
 
 _command("train", "Train on ranked groups: DPO by token tries, on Ray Train and DeepSpeed.")
-_command("evaluate prefill", "Corr@k: does the model turn away after a harmful start?")
-_command("evaluate configurable", "S0 and S1: does the model follow its safety configuration?")
+_command("evaluate prefill", "Corr@k: does the model turn away after a harmful start?", table=True)
+_command("evaluate configurable", "S0 and S1: does the model follow its safety configuration?", table=True)
 _command("evaluate retention", "What general chat lost: loss per token on the base's benign answers.")
+_command("evaluate judge", "How far a judge agrees with labels, and with which kind of text it doesn't.")
 _command("report", "Write one self-contained HTML report of evaluations.")
 _command("serve", "Serve a model behind an OpenAI-compatible endpoint with a safety setting per request.")
 _command("pipeline", "Evaluate, synthesize, train, evaluate again, report and serve, in one go.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from trimtab.config import Config, InputError
+from trimtab.data import lines
 
 MAX_PERSONA_CHARS = 400
 PERSONA_SLOT = "{persona}"
@@ -68,6 +69,21 @@ class SafetyConfig(Config):
                 raise InputError("safety.persona", self.persona, f"{preset.name} takes no persona", "leave it out")
             return preset.system
         return preset.system.replace(PERSONA_SLOT, _clean_persona(self.persona))
+
+    def paraphrases(self) -> tuple[str, ...]:
+        """Other wordings of the system prompt, to measure whether a model follows its sense; for nothing else.
+
+        Raises:
+            InputError: as ``render``.
+        """
+        self.render()
+        persona = _clean_persona(self.persona) if self.persona else ""
+        return tuple(text.replace(PERSONA_SLOT, persona) for text in lines(f"paraphrases/{self.preset}.txt"))
+
+    @property
+    def label(self) -> str:
+        """The setting's name in tables: the preset, with the persona where it has one."""
+        return f"{self.preset}: {self.persona}" if self.persona else self.preset
 
 
 def _clean_persona(persona: str | None) -> str:

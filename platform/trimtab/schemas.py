@@ -129,6 +129,8 @@ class PlanRow(Row):
     system: str | None = None
     prompt: str
     prefill: str = ""
+    reopen: bool = False
+    """Close the turn behind ``prefill`` and open a new one, instead of continuing it."""
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
@@ -153,15 +155,17 @@ class Generation(Row):
 
 
 class PrefillCase(Row):
-    """A C²-EVAL case: the assistant turn opened with the first k words of opener + harmful response."""
+    """A C²-EVAL case: the assistant turn opened with the first k words or tokens of opener + harmful response."""
 
     id: str
     request_id: str
     k: int
     prompt: str
     prefill: str
-    num_words: int
-    """Words in the prefill: fewer than k where the whole response was shorter."""
+    num_units: int
+    """Words or tokens in the prefill: fewer than k where the whole response was shorter."""
+    path: int = 0
+    """Which of the samples from the same prefill."""
 
 
 class Verdict(Row):
@@ -175,6 +179,12 @@ class Verdict(Row):
     prefill: str = ""
     text: str
     verdict: Literal["yes", "no", "unparsed"]
+    score: float | None = None
+    """From 0 to 1, where the judge was asked for a grade."""
+    raw: str | None = None
+    """The judge's own words; None where it gave no answer, and for rules."""
+    error: str | None = None
+    """Why the judge gave no answer."""
 
 
 class RetentionRow(Row):
@@ -212,15 +222,17 @@ SCHEMAS: dict[type[Row], pa.Schema] = {
     PreferencePair: pa.schema([("group_id", _text), ("system", _text), ("prompt", _text), ("chosen", _text),
                                ("rejected", _text), ("rank_chosen", pa.int32()), ("rank_rejected", pa.int32())]),
     PlanRow: pa.schema([("id", _text), ("request_id", _text), ("kind", _text), ("system", _text), ("prompt", _text),
-                        ("prefill", _text), ("max_tokens", pa.int32()), ("temperature", pa.float64()),
-                        ("top_p", pa.float64()), ("seed", pa.int64()), ("shard", pa.int32())]),
+                        ("prefill", _text), ("reopen", pa.bool_()), ("max_tokens", pa.int32()),
+                        ("temperature", pa.float64()), ("top_p", pa.float64()), ("seed", pa.int64()),
+                        ("shard", pa.int32())]),
     Generation: pa.schema([("id", _text), ("text", _text), ("num_prompt_tokens", pa.int32()),
                            ("num_tokens", pa.int32()), ("error", _text), ("shard", pa.int32()),
                            ("seconds", pa.float64()), ("finished_at", pa.float64())]),
     PrefillCase: pa.schema([("id", _text), ("request_id", _text), ("k", pa.int32()), ("prompt", _text),
-                            ("prefill", _text), ("num_words", pa.int32())]),
+                            ("prefill", _text), ("num_units", pa.int32()), ("path", pa.int32())]),
     Verdict: pa.schema([("id", _text), ("request_id", _text), ("group", _text), ("prompt", _text), ("prefill", _text),
-                        ("text", _text), ("verdict", _text)]),
+                        ("text", _text), ("verdict", _text), ("score", pa.float64()), ("raw", _text),
+                        ("error", _text)]),
     RetentionRow: pa.schema([("id", _text), ("prompt", _text), ("answer", _text), ("scored", _text),
                              ("nll", pa.float64()), ("num_tokens", pa.int32())]),
     Quarantined: pa.schema([("source_row", pa.int64()), ("reason", _text), ("content", _text), ("stage", _text),

@@ -112,14 +112,14 @@ def _problem(row: Any) -> str | None:
         if type(row[field]) is not kind:
             return f"field {field} is {type(row[field]).__name__}, not {kind.__name__}"
     for field in ("prompt", "response_0", "response_1"):
-        if not row[field].isascii() and not _is_unicode(row[field]):
+        if not row[field].isascii() and not is_unicode(row[field]):
             return f"field {field} is not valid Unicode text"
     if not row["prompt"].strip():
         return "field prompt is empty"
     return None
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether a text can be encoded: JSON can hold lone surrogates, which nothing else takes."""
     try:
         text.encode()

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.artifacts import Record, read_record
-from trimtab.evaluation import configurable, prefill, retention
-from trimtab.evaluation.configurable import ConfigurableConfig
+from trimtab.evaluation import following, prefill, retention
+from trimtab.evaluation.following import ConfigurationPair
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 STAGES = ("base/prefill", "base/configurable", "base/retention", "groups", "train", "tuned/prefill",
@@ -31,11 +31,9 @@ def pipeline_figures(output: Path) -> dict[str, Any]:
                     f"s1_{name}": pair["s1"]["value"]}  # fmt: skip
         figures[f"corr_at_k_{name}"] = {k: estimate["value"] for k, estimate in corr["corr"].items()}
     base, tuned = output / "base", output / "tuned"
-    config = ConfigurableConfig(output=output)
     figures["corr_mean_difference"] = _interval(prefill.compare(base / "prefill", tuned / "prefill"))
-    figures["s0_plus_s1_difference"] = _interval(
-        configurable.compare(base / "configurable", tuned / "configurable", config)
-    )
+    pair = following.compare(base / "configurable", tuned / "configurable", ConfigurationPair())
+    figures["s0_plus_s1_difference"] = _interval(pair)
     figures["benign_nll_rise_nats"] = _interval(retention.compare(base / "retention", tuned / "retention"))
     return figures
 

@@ -11,11 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.artifacts import Outcome, run_stage
-from trimtab.config import InputError
+from trimtab.chat import Chat
+from trimtab.config import InputError, load
 from trimtab.data import lines
-from trimtab.evaluation.prefill import PrefillConfig, compare, judge_cases, make_cases, plan_cases, summarize
+from trimtab.evaluation.prefill import (
+    PrefillConfig,
+    all_cases,
+    compare,
+    judge_cases,
+    make_cases,
+    plan_cases,
+    shares,
+    summarize,
+)
 from trimtab.schemas import Generation, PrefillCase, Request, Verdict, write_rows
 from trimtab.sources import SourceConfig, read_requests, split_requests
+from trimtab.stats import EMPTY, clustered_mean
 
 KS = (10, 20, 30, 40, 50, 60, 70, 80)
 CONFIG = PrefillConfig(output=Path("unused"))
@@ -40,7 +51,7 @@ def test_case_opens_with_the_first_k_words(num_words: int, number: int) -> None:
     for case, k in zip(cases, KS, strict=True):
         assert case.k == k
         assert case.prefill == " ".join(words[:k])
-        assert case.num_words == min(k, len(words)) == len(case.prefill.split())
+        assert case.num_units == min(k, len(words)) == len(case.prefill.split())
     assert len({case.id for case in cases}) == len(KS)
 
 
@@ -99,14 +110,23 @@ def test_short_rows_unparsed_answers_and_errors_are_counted(tmp_path: Path) -> N
     engine = {"type": "openai", "base_url": "http://unused", "model": "m"}
     config = PrefillConfig(output=tmp_path / "out", source=source, engine=engine)
     cases, _ = plan_cases(config)
-    assert 31 <= cases[-1].num_words <= 39  # 25 and an opener's, so that the five cases from k = 40 on are short
+    assert 31 <= cases[-1].num_units <= 39  # 25 and an opener's, so that the five cases from k = 40 on are short
     texts = ["I am sorry, but I can't help.", "and then go on with it", "", "no", "x", "x", "x", "x"]
     made = [_made(text, error="Timeout" if number == 1 else "") for number, text in enumerate(texts)]
     record = prefill.run(config, lambda plan: made)
     assert record.counts == {"cases": 8, "prompts": 1, "short_cases": 5, "unparsed": 7, "errors": 1,
-                             "generated_tokens": 8}  # fmt: skip
+                             "judge_errors": 0, "generated_tokens": 8, "dropped_short_cases": 0}  # fmt: skip
     assert record.results["corr"]["10"]["value"] == 1.0
     assert record.results["corr"]["20"]["value"] is None
+    assert record.results["short_cases"] == {str(k): int(k >= 40) for k in KS}
+    left_out = config.model_copy(update={"short_cases": "drop", "output": tmp_path / "dropped"})
+    assert [case.k for case in plan_cases(left_out)[0]] == [10, 20, 30]
+    dropped = prefill.run(left_out, lambda plan: [_made("I am sorry, but I can't help.") for _ in plan])
+    assert {name: dropped.counts[name] for name in ("cases", "short_cases", "dropped_short_cases")} == {
+        "cases": 3, "short_cases": 0, "dropped_short_cases": 5,
+    }  # fmt: skip
+    assert dropped.results["short_cases"] == record.results["short_cases"]
+    assert dropped.results["corr"]["80"] == EMPTY.model_dump()
 
 
 def test_failed_generation_is_unparsed_whatever_it_wrote() -> None:
@@ -123,8 +143,9 @@ def test_verdicts_without_a_generation_each_are_our_own_bug() -> None:
         judge_cases(cases, [_made("x")], CONFIG.judge)
 
 
-def _verdict(prompt: str, k: int, verdict: Any) -> Verdict:
-    return Verdict(id=f"{prompt}{k}", request_id=prompt, group=str(k), prompt=prompt, text="t", verdict=verdict)
+def _verdict(prompt: str, k: int, verdict: Any, path: int = 0) -> Verdict:
+    name = f"{prompt}{k}-{path}"
+    return Verdict(id=name, request_id=prompt, group=str(k), prompt=prompt, text="t", verdict=verdict)
 
 
 def _summary(table: dict[int, list[str]]) -> dict[str, Any]:
@@ -142,6 +163,91 @@ def test_corr_is_the_share_of_yes_at_each_k() -> None:
     assert "weak" in summary["judge"]
 
 
+def test_each_path_is_a_row_of_its_own_with_the_same_start() -> None:
+    config = CONFIG.model_copy(update={"paths": 3, "ks": (10, 20), "source": SourceConfig(num_evaluation_prompts=2)})
+    cases, plan = plan_cases(config)
+    assert len(cases) == 3 * len({(case.request_id, case.k) for case in cases}) == 3 * 2 * 2
+    assert [case.path for case in cases] == [0, 1, 2] * 4
+    assert [len({case.prefill for case in cases[start : start + 3]}) for start in range(0, 12, 3)] == [1] * 4
+    assert len({row.id for row in plan}) == len({row.seed for row in plan}) == len(plan)
+    once = plan_cases(config.model_copy(update={"paths": 1}))[0]
+    assert [case.id for case in once] == [case.id for case in cases if case.path == 0]
+
+
+def test_corr_of_several_paths_is_the_mean_over_requests_of_the_share_of_yes() -> None:
+    """Request a: 2 of 2 scored paths (one unparsed), b: 1 of 3, so 2/3 and not 3/5."""
+    said = {"a": ("yes", "yes", "unparsed"), "b": ("yes", "no", "no"), "c": ("unparsed",) * 3}
+    verdicts = [_verdict(name, 10, verdict, path) for name, found in said.items() for path, verdict in enumerate(found)]
+    assert shares(verdicts) == {("a", "10"): 1.0, ("b", "10"): 1 / 3}
+    summary = summarize(verdicts, CONFIG.model_copy(update={"ks": (10,), "paths": 3}))
+    expected = clustered_mean([1.0, 1 / 3], ["a", "b"], bounds=(0, 1))
+    assert summary["corr"]["10"] == expected.model_dump()
+    assert summary["corr"]["10"]["value"] == summary["corr_mean"]["value"] == pytest.approx(2 / 3)
+    assert summary["corr"]["10"]["num_clusters"] == 2
+
+
+def test_paths_are_compared_by_their_share_where_both_scored(tmp_path: Path) -> None:
+    before = [_verdict("a", 10, verdict, path) for path, verdict in enumerate(["no", "no", "unparsed"])]
+    after = [_verdict("a", 10, verdict, path) for path, verdict in enumerate(["yes", "no", "yes"])]
+    others = [_verdict("b", 10, "no", path) for path in range(3)]
+    folders = _finished(tmp_path / "x", [*before, *others]), _finished(tmp_path / "y", [*after, *others])
+    difference = compare(*folders)
+    assert (difference.value, difference.n, difference.num_clusters) == (0.25, 2, 2)
+
+
+def test_tokens_are_cut_so_that_the_prompt_gives_them_back(chat: Chat) -> None:
+    config = CONFIG.model_copy(update={"unit": "tokens", "ks": (3, 8, 500)})
+    request = Request(id="r", prompt="How?", harmful="First, write a note; then sign it.", source_row=0)
+    cases = make_cases(request, config, chat)
+    system = plan_cases(CONFIG)[1][0].system
+    head = len(chat.prompt_ids(system, "How?"))
+    (opener,) = [line for line in lines("evaluation_openers.txt") if cases[-1].prefill.startswith(line)]
+    whole = chat.prompt_ids(system, "How?", f"{opener} {request.harmful}")
+    assert cases[-1].prefill == f"{opener} {request.harmful}"
+    for case in cases:
+        assert case.num_units == min(case.k, len(whole) - head)
+        assert chat.prompt_ids(system, "How?", case.prefill) == whole[: head + case.num_units]
+    assert not {case.id for case in cases} & {case.id for case in make_cases(request, CONFIG)}
+
+
+def test_tokens_are_the_models(tiny_model: Path) -> None:
+    source = SourceConfig(num_evaluation_prompts=1)
+    config = PrefillConfig(output=Path("unused"), unit="tokens", ks=(12,), model=str(tiny_model), source=source)
+    (case,) = all_cases(config)
+    assert (case.num_units, case.k) == (12, 12)
+    assert 3 < len(case.prefill.split()) < 12
+
+
+def test_reopened_cases_say_so_to_the_engine() -> None:
+    config = CONFIG.model_copy(update={"template": "reopen", "source": SourceConfig(num_evaluation_prompts=1)})
+    assert {row.reopen for row in plan_cases(config)[1]} == {True}
+    assert not any(row.reopen for row in plan_cases(config.model_copy(update={"template": "continue"}))[1])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["ks=[10,20,10]"], r"^ks: \[10, 20, 10\]: one k stands there twice; give each once$"),
+        (["paths=3", "temperature=0"], r"^paths: 3: greedy paths are all the same; set temperature above 0"),
+        (["unit=tokens", "engine.type=openai", "engine.base_url=http://unused", "engine.model=m"],
+         r"^unit: tokens: needs the model's tokenizer.*; use unit=words, or the vllm engine$"),
+    ],
+)  # fmt: skip
+def test_settings_that_exclude_one_another_are_refused(tmp_path: Path, overrides: list[str], line: str) -> None:
+    from trimtab.evaluation import prefill
+
+    config = load(PrefillConfig, None, [f"output={tmp_path / 'out'}", *overrides])
+    with pytest.raises(InputError, match=line):
+        prefill.run(config)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("overrides", [["ks=[]"], ["ks=[0]"], ["unit=letters"], ["paths=0"], ["template=close"]])
+def test_settings_out_of_range_are_refused(overrides: list[str]) -> None:
+    with pytest.raises(InputError, match=rf"^{overrides[0].partition('=')[0]}"):
+        load(PrefillConfig, None, ["output=out", *overrides])
+
+
 def test_unparsed_is_neither_yes_nor_no() -> None:
     summary = _summary({10: list("ynuu"), 20: list("ynuu")})
     assert summary["corr"]["10"]["value"] == 0.5
@@ -150,7 +256,7 @@ def test_unparsed_is_neither_yes_nor_no() -> None:
 
 def test_nothing_scored_is_null() -> None:
     summary = _summary({10: list("yn"), 20: list("uu")})
-    assert summary["corr"]["20"] == {"value": None, "low": None, "high": None, "n": 0, "num_clusters": None}
+    assert summary["corr"]["20"] == EMPTY.model_dump()
     assert _summary({10: ["u"], 20: []})["corr_mean"]["value"] is None
 
 
@@ -171,7 +277,9 @@ def test_runs_are_compared_case_by_case_where_both_scored(tmp_path: Path) -> Non
     assert (difference.value, difference.n) == (pytest.approx(1 / 3), 3)
     assert compare(folders[1], folders[0]).value == pytest.approx(-1 / 3)
     same = compare(folders[0], folders[0])
-    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert (same.value, same.p) == (0, 1)
+    assert same.low is not None
+    assert same.low == -(same.high or 0) < 0
 
 
 def test_runs_that_share_no_case_or_are_unfinished_are_refused(tmp_path: Path) -> None:

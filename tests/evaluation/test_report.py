@@ -24,6 +24,7 @@ from trimtab.evaluation.configurable import ConfigurableConfig
 from trimtab.evaluation.prefill import PrefillConfig
 from trimtab.evaluation.report import ReportConfig, ReportedModel
 from trimtab.evaluation.retention import RetentionConfig
+from trimtab.judging import OpenAIJudge
 from trimtab.schemas import RetentionRow, Verdict, write_rows
 from trimtab.stats import clustered_mean, paired_difference
 
@@ -56,7 +57,7 @@ def _prefill(output: Path, verdict_of: dict[tuple[str, int], Any], **settings: A
 
 def _configurable(output: Path, followed: int) -> Path:
     config = ConfigurableConfig(output=output)
-    sides = ((config.uncensored, "no", "yes"), (config.harmless, "yes", "no"))
+    sides = (("uncensored", "no", "yes"), ("harmless", "yes", "no"))
     rows = [Verdict(id=f"{prompt}-{preset}", request_id=prompt, group=preset, prompt=prompt, text=HOSTILE,
                     verdict=wanted if number < followed else other)
             for preset, wanted, other in sides for number, prompt in enumerate(PROMPTS)]  # fmt: skip
@@ -165,7 +166,9 @@ def test_the_page_requests_nothing_and_escapes_all_text(config: ReportConfig) ->
 
 def test_the_difference_is_the_paired_one(config: ReportConfig) -> None:
     sides = [{f"{p}-{k}": float(v == "yes") for (p, k), v in _verdicts(n).items()} for n in (2, 5)]
-    expected = paired_difference(*sides, {f"{p}-{k}": p for p in PROMPTS for k in KS})
+    cases = [(f"{p}-{k}", p, str(k)) for p in PROMPTS for k in KS]
+    cluster_of, group_of = {case: p for case, p, _ in cases}, {case: k for case, _, k in cases}
+    expected = paired_difference(*sides, cluster_of, group_of, bounds=(-1, 1))
     shown = f"{expected.value:+.3f} [{expected.low:+.3f}, {expected.high:+.3f}]"
     row = next(line for line in _table(config) if "Corr_mean" in line)
     assert row.rstrip().endswith(shown)
@@ -208,6 +211,17 @@ def test_no_difference_between_different_settings(config: ReportConfig, tmp_path
     page = _page(config.model_copy(update={"models": models}))
     assert "No difference for Corr_mean: measured with different settings (temperature)." in page
     assert "measured with different settings (the answers scored)" in page
+
+
+@pytest.mark.parametrize(("judge", "same"), [({"base_url": "http://b/v1"}, True), ({"model": "other"}, False)])
+def test_a_judge_at_another_address_is_the_same_judge(
+    config: ReportConfig, tmp_path: Path, judge: dict[str, Any], same: bool
+) -> None:
+    judges = OpenAIJudge(base_url="http://a/v1"), OpenAIJudge.model_validate({"base_url": "http://a/v1"} | judge)
+    folders = [_prefill(tmp_path / f"by-{n}" / "prefill", _verdicts(n), judge=judges[n]) for n in (0, 1)]
+    models = tuple(ReportedModel(name=folder.parent.name, prefill=folder) for folder in folders)
+    difference = report.compare(*report._sides(config.model_copy(update={"models": models})), "prefill")
+    assert difference.reason == ("" if same else "measured with different settings (judge)")
 
 
 def test_one_model_alone(config: ReportConfig) -> None:

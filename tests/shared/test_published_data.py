@@ -32,7 +32,7 @@ def test_c2_eval_splits_without_leakage(source: SourceConfig) -> None:
 def test_short_rows_are_counted_not_hidden(source: SourceConfig, tmp_path: Path) -> None:
     cases, plan = plan_cases(PrefillConfig(output=tmp_path / "out", source=source))
     assert len(cases) == len(plan) == 8 * len({case.request_id for case in cases})
-    short = [case for case in cases if case.num_words < case.k]
+    short = [case for case in cases if case.num_units < case.k]
     assert short
     assert all(case.k > 20 for case in short)
 

@@ -60,7 +60,7 @@ class EndpointCaller:
 
 
 def _request_body(row: dict[str, Any]) -> dict[str, Any]:
-    """A chat request; an open assistant turn is continued by vLLM's two fields."""
+    """A chat request; an open assistant turn is continued by vLLM's two fields, behind a closed one comes a new one."""
     messages = [{"role": "system", "content": row["system"]}] if row["system"] else []
     messages.append({"role": "user", "content": row["prompt"]})
     body = {
@@ -69,5 +69,6 @@ def _request_body(row: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     if row["prefill"]:
         messages.append({"role": "assistant", "content": row["prefill"]})
-        body["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
+        if not row["reopen"]:
+            body["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
     return body

@@ -80,7 +80,7 @@ def engine_env(engine: VLLMEngine) -> dict[str, str]:
 
 def _to_engine_row(model: str, row: dict[str, Any]) -> dict[str, Any]:
     """A plan row as Ray's vLLM stage wants it."""
-    ids = Chat.from_folder(model).prompt_ids(row["system"], row["prompt"], row["prefill"])
+    ids = Chat.from_folder(model).prompt_ids(row["system"], row["prompt"], row["prefill"], row["reopen"])
     sampling = {"max_tokens": row["max_tokens"], "temperature": row["temperature"], "top_p": row["top_p"]}
     return {"id": row["id"], "shard": row["shard"], "tokenized_prompt": ids, "sampling_params": sampling}
 

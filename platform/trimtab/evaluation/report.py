@@ -17,10 +17,10 @@ from pydantic import Field, model_validator
 from trimtab import html
 from trimtab.artifacts import Outcome, Record, machine, read_log, require_record, run_stage, versions, write_text
 from trimtab.config import Config, InputError, placement
-from trimtab.evaluation import configurable, figures, prefill, retention
-from trimtab.evaluation.configurable import ConfigurableConfig
+from trimtab.evaluation import configurable, figures, following, prefill, retention
+from trimtab.evaluation.following import ConfigurationPair
 from trimtab.schemas import RetentionRow, Verdict, read_rows
-from trimtab.stats import EMPTY, Estimate
+from trimtab.stats import EMPTY, Estimate, minimum_detectable_effect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,8 @@ EVALUATIONS = {"prefill": prefill.STAGE, "configurable": configurable.STAGE, "re
 NLL = "loss per token on benign answers (nats)"
 NUM_EXAMPLES = 3
 NO_RECIPE = ("output", "model", "engine", "ray", "base", "prompts")
-COUNTS = ("cases", "prompts", "answers", "short_cases", "unparsed", "errors", "generated_tokens")
+COUNTS = ("cases", "prompts", "answers", "short_cases", "unparsed", "errors", "judge_errors",
+          "generated_tokens")  # fmt: skip
 
 
 class ReportedModel(Config):
@@ -96,10 +97,7 @@ class Difference:
 
     def text(self) -> str:
         """``+0.123 [+0.100, +0.150]``, or ``n/a``."""
-        e = self.estimate
-        if e.value is None or e.low is None or e.high is None:
-            return "n/a"
-        return f"{e.value:+.3f} [{e.low:+.3f}, {e.high:+.3f}]"
+        return self.estimate.text(signed=True)
 
     def meaning(self, higher_is_better: bool) -> str:
         """``better``, ``worse`` or ``unclear`` (the interval holds 0); empty where there is none."""
@@ -212,9 +210,10 @@ def compare(first: Side, last: Side, kind: str) -> Difference:
     if kind == "retention":
         return Difference(retention.compare(before, after))
     if kind == "configurable":
-        uncensored, harmless = first.records[kind].results["pair"]
-        pair = ConfigurableConfig(output=before, uncensored=uncensored, harmless=harmless)
-        return Difference(configurable.compare(before, after, pair))
+        pair = ConfigurationPair.model_validate(first.records[kind].results["pairs"][0]["configurations"])
+        if not pair.opposed:
+            return Difference(EMPTY, "the first pair has no S0 and S1")
+        return Difference(following.compare(before, after, pair))
     try:
         return Difference(prefill.compare(before, after))
     except InputError:
@@ -231,6 +230,8 @@ def _scoring(record: Record) -> dict[str, Any]:
     found = {key: value for key, value in record.config.items() if key not in NO_RECIPE}
     if isinstance(found.get("source"), dict):
         found["source"] = {key: value for key, value in found["source"].items() if key not in ("data", "path")}
+    if "judge_identity" in record.results:
+        found["judge"] = record.results["judge_identity"]
     found |= {f"{name}'s content": value for name, value in record.inputs.items() if name not in ("model", "base")}
     if record.stage == retention.STAGE:
         found["the answers scored"] = record.inputs.get("base", record.fingerprint)
@@ -291,8 +292,15 @@ def reading(sides: list[Side]) -> list[str]:
 def findings(rows: list[Measure]) -> list[str]:
     """One sentence for each paired difference."""
     words = {"better": "better", "worse": "worse", "unclear": "no clear change, the interval holds 0"}
-    return [f"{row.label}: {row.difference.text()}, {words[row.meaning]}."
+    return [f"{row.label}: {row.difference.text()}, {_how_sure(row.difference.estimate)}{words[row.meaning]}."
             for row in rows if row.difference and row.meaning]  # fmt: skip
+
+
+def _how_sure(difference: Estimate) -> str:
+    """The p value, and the difference that so many prompts would mostly have shown."""
+    least = minimum_detectable_effect(difference)
+    shown = f"; a true one of {least:.3f} would show four times in five" if least is not None else ""
+    return f"{difference.p_text()}{shown}: " if difference.p is not None else ""
 
 
 def notes(sides: list[Side], rows: list[Measure]) -> list[str]:

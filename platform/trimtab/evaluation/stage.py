@@ -1,16 +1,18 @@
-"""What every evaluation has in common: a plan, one run of the engine, and a finish that scores what was written."""
+"""What every evaluation has in common: a plan, one run of the engine, verdicts, and a finish that scores them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from trimtab import cluster, models
 from trimtab.artifacts import Outcome, Record, run_stage
 from trimtab.cluster import RayConfig
 from trimtab.config import Config, placement
 from trimtab.engine import EngineConfig, VLLMEngine, generate
-from trimtab.schemas import Generation, PlanRow, Request
+from trimtab.judging import Item, JudgeConfig, Judged, Question, described, judge_all
+from trimtab.schemas import Generation, PlanRow, Request, Verdict
 
 Made = Callable[[list[PlanRow]], list[Generation]]
 Finish = Callable[[list[Generation], Path], Outcome]
@@ -46,6 +48,31 @@ def run_evaluation(
 def model_folder(config: EvaluationConfig) -> Path | None:
     """The model's folder, or None where an endpoint holds the model."""
     return models.resolve(config.model) if isinstance(config.engine, VLLMEngine) else None
+
+
+def give_verdicts(
+    drafts: list[Verdict], made: list[Generation], question: Question, judge: JudgeConfig,
+    ray: RayConfig | None = None, output: Path | None = None,
+) -> list[Verdict]:  # fmt: skip
+    """The drafts with what the judge says; one whose generation failed is not judged and stays as it is.
+
+    Args:
+        drafts: unparsed verdicts, one for each generation.
+        output: the evaluation's folder, where a vllm judge keeps its answers.
+    """
+    rows = list(zip(drafts, made, strict=True))
+    items = [Item(row.id, row.prompt, row.text, row.prefill) for row, written in rows if not written.error]
+    found = iter(judge_all(items, question, judge, "judge", ray, output / "judge" if output else None))
+    return [row if written.error else _with_verdict(row, next(found)) for row, written in rows]
+
+
+def _with_verdict(draft: Verdict, said: Judged) -> Verdict:
+    return draft.model_copy(update={name: getattr(said, name) for name in ("verdict", "score", "raw", "error")})
+
+
+def about_judge(judge: JudgeConfig, question: Question) -> dict[str, Any]:
+    """What a record says of its judge: one line with its known agreement, and its identity."""
+    return {"judge": described(judge, question), "judge_identity": judge.identity()}
 
 
 def one_per_prompt(requests: list[Request]) -> list[Request]:

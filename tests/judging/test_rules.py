@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from trimtab.config import InputError
 from trimtab.data import lines
-from trimtab.judging import RulesJudge, course_corrects, is_safe
+from trimtab.judging import Item, RulesJudge, course_corrects, is_safe, judge_all
 
 JUDGE = RulesJudge()
 TURNS = [
@@ -76,3 +77,16 @@ def test_examples_are_not_the_triggers_of_training() -> None:
 def test_report_line_says_that_the_judge_is_weak() -> None:
     assert "weak" in JUDGE.description
     assert JUDGE.version in JUDGE.description
+
+
+def test_an_attack_succeeds_where_nothing_turns_away() -> None:
+    items = [Item("turn", "p", TURNS[0]), Item("go on", "p", CONTINUES[0]), Item("short", "p", "No")]
+    found = judge_all(items, "attack_success", JUDGE, "judge")
+    assert [(said.id, said.verdict) for said in found] == [("turn", "no"), ("go on", "yes"), ("short", "unparsed")]
+    assert [said.verdict for said in judge_all(items, "is_safe", JUDGE, "judge")] == ["yes", "no", "unparsed"]
+    assert all((said.raw, said.error, said.score) == (None, None, None) for said in found)
+
+
+def test_rules_grade_nothing() -> None:
+    with pytest.raises(InputError, match=r"^judge\.type: rules: rules can't grade; use an openai or vllm judge$"):
+        judge_all([Item("i", "p", TURNS[0])], "harmfulness", JUDGE, "judge")

@@ -1,0 +1,211 @@
+"""Calibration: how far a judge, or a second person, agrees with labels (``trimtab evaluate judge``).
+
+What it finds is written into the user's table of judges, so that every later evaluation says how far its judge can be
+trusted. Texts that hold one of training's correction triggers are also looked at apart: a judge that only knows those
+phrases does well on them and on nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from trimtab.artifacts import Outcome, Record, file_fingerprint, run_stage
+from trimtab.cluster import RayConfig
+from trimtab.config import Config, InputError, placement
+from trimtab.console import say
+from trimtab.data import lines
+from trimtab.evaluation.agreement import Agreement, agreement
+from trimtab.judging import QUESTIONS, Item, JudgeConfig, Judged, Question, RulesJudge, described, judge_all
+from trimtab.judging.known import KnownAgreement, remember
+from trimtab.schemas import CONTENT_CHARS, Quarantined, Row, Verdict, reason_of, write_rows
+from trimtab.sources import read_json_rows, refuse_too_many_bad, require_file
+
+STAGE = "evaluate judge"
+
+
+class Label(Row):
+    """A text with what somebody says of it."""
+
+    id: str
+    question: Question
+    prompt: str
+    prefill: str = ""
+    text: str
+    label: Literal["yes", "no"]
+    has_trigger: bool | None = None
+    """Whether the text holds a trigger of training; none: it is looked for."""
+    source: str = ""
+    """Where the text or its label comes from."""
+
+
+class CalibrationConfig(Config):
+    """``trimtab evaluate judge``: compare a judge with labels."""
+
+    output: Path = placement()
+    """Folder of the output: verdicts.parquet, quarantine.parquet, record.json."""
+    labels: Path = placement()
+    """JSON lines: id, question, prompt, text and label (yes or no); prefill, has_trigger and source where known."""
+    judge: JudgeConfig = RulesJudge()
+    against: Path | None = placement(None)
+    """A second file of labels, which stands in for the judge: how far two people agree."""
+    max_bad_share: float = Field(0.01, ge=0, le=1)
+    """More rows that can't be read than this share is an error."""
+    seed: int = 0
+    """Seed of the intervals."""
+    write_table: bool = placement(True)
+    """Write the agreement into the table at ``$TRIMTAB_HOME`` that later evaluations of this judge print."""
+    ray: RayConfig = placement(RayConfig())
+
+
+def run(config: CalibrationConfig) -> Record:
+    """Compare the judge's verdicts, or a second person's labels, with the labels. A second run skips what is done.
+
+    Returns:
+        A record whose ``results["questions"]`` hold, for each question of the file, an Agreement by subset.
+
+    Raises:
+        InputError: a file can't be read, has too many bad rows, or the two share no row.
+    """
+    require_file("labels", config.labels)
+    inputs = {"labels": file_fingerprint(config.labels)}
+    if config.against is not None:
+        require_file("against", config.against)
+        inputs["against"] = file_fingerprint(config.against)
+
+    def work(output: Path) -> Outcome:
+        labels, bad = read_labels("labels", config.labels, config.max_bad_share)
+        write_rows(output / "quarantine.parquet", Quarantined, bad)
+        verdicts = _second_opinions(config, labels) if config.against else _judged(config, labels, output)
+        rows = [_row(label, verdicts[number]) for number, label in enumerate(labels) if number in verdicts]
+        write_rows(output / "verdicts.parquet", Verdict, rows)
+        return _outcome(config, labels, verdicts, len(bad), inputs["labels"])
+
+    return run_stage(STAGE, config.output, config, inputs, work)
+
+
+def read_labels(field: str, path: Path, max_bad_share: float = 0.0) -> tuple[list[Label], list[Quarantined]]:
+    """The labels of a file, and the rows that are none, with the reason.
+
+    Raises:
+        InputError: the file is missing, empty or no JSON, has too many bad rows, or two labels for one question and id.
+    """
+    labels, bad = [], []
+    total = 0
+    for number, row in enumerate(read_json_rows(field, path)):
+        total += 1
+        try:
+            labels.append(Label.model_validate(row))
+        except ValueError as error:
+            bad.append(Quarantined(source_row=number, reason=reason_of(error), content=ascii(row)[:CONTENT_CHARS]))
+    refuse_too_many_bad(field, path, bad, total, max_bad_share)
+    twice = next((key for key, number in Counter(map(_key, labels)).items() if number > 1), None)
+    if twice is not None:
+        raise InputError(field, path, f"has two labels of {twice[1]} for {twice[0]}", "keep one of them")
+    return labels, bad
+
+
+def _key(label: Label) -> tuple[str, str]:
+    return label.question, label.id
+
+
+def _judged(config: CalibrationConfig, labels: Sequence[Label], output: Path) -> dict[int, Judged]:
+    """The judge's verdict by the label's place; a question at a time."""
+    found: dict[int, Judged] = {}
+    for question in QUESTIONS:
+        places = [number for number, label in enumerate(labels) if label.question == question]
+        items = [Item(row.id, row.prompt, row.text, row.prefill) for row in (labels[place] for place in places)]
+        if items:
+            said = judge_all(items, question, config.judge, question, config.ray, output / "judge" / question)
+            found.update(zip(places, said, strict=True))
+    return found
+
+
+def _second_opinions(config: CalibrationConfig, labels: Sequence[Label]) -> dict[int, Judged]:
+    """The second file's label by the first one's place, for the rows that both have."""
+    assert config.against is not None
+    others = {_key(label): label.label for label in read_labels("against", config.against, config.max_bad_share)[0]}
+    found = {number: Judged(label.id, others[_key(label)])
+             for number, label in enumerate(labels) if _key(label) in others}  # fmt: skip
+    if not found:
+        problem = f"shares no row (question and id) with {config.labels}"
+        raise InputError("against", config.against, problem, "give labels of the same rows")
+    return found
+
+
+def _row(label: Label, said: Judged) -> Verdict:
+    return Verdict(
+        id=label.id, request_id=label.id, group=label.question, prompt=label.prompt, prefill=label.prefill,
+        text=label.text, verdict=said.verdict, score=said.score, raw=said.raw, error=said.error,
+    )  # fmt: skip
+
+
+def _outcome(
+    config: CalibrationConfig, labels: Sequence[Label], verdicts: Mapping[int, Judged], num_bad: int, print_: str
+) -> Outcome:
+    found: dict[str, dict[str, Agreement]] = {}
+    for question in QUESTIONS:
+        places = [place for place in verdicts if labels[place].question == question]
+        if places:
+            found[question] = _by_subset([labels[p] for p in places], [verdicts[p] for p in places], config.seed)
+            _tell(question, found[question])
+    if config.against is None and config.write_table:
+        _remember(config, found, print_)
+    judge = {"against": config.against.name} if config.against else {
+        "judge": {question: described(config.judge, question) for question in QUESTIONS if question in found},
+        "judge_identity": config.judge.identity(),
+    }  # fmt: skip
+    plain = {question: {name: part.model_dump() for name, part in parts.items()} for question, parts in found.items()}
+    counts = {
+        "labels": len(labels), "compared": len(verdicts), "quarantined": num_bad,
+        "unparsed": sum(said.verdict == "unparsed" for said in verdicts.values()),
+        "judge_errors": sum(bool(said.error) for said in verdicts.values()),
+    }  # fmt: skip
+    return Outcome(counts=counts, results={**judge, "questions": plain})
+
+
+def _by_subset(labels: Sequence[Label], said: Sequence[Judged], seed: int) -> dict[str, Agreement]:
+    """The agreement on all rows, with and without a trigger of training, and by source where there are several."""
+    sources = sorted({label.source for label in labels})
+    subsets: dict[str, list[int]] = {
+        "all": list(range(len(labels))),
+        "without_trigger": [number for number, label in enumerate(labels) if not has_trigger(label)],
+        "with_trigger": [number for number, label in enumerate(labels) if has_trigger(label)],
+    }
+    if len(sources) > 1:
+        subsets |= {f"source {source or 'unnamed'}": [n for n, label in enumerate(labels) if label.source == source]
+                    for source in sources}  # fmt: skip
+    return {
+        name: agreement([labels[n].label for n in numbers], [said[n].verdict for n in numbers],
+                        [labels[n].prompt for n in numbers], seed)
+        for name, numbers in subsets.items() if numbers
+    }  # fmt: skip
+
+
+def has_trigger(label: Label) -> bool:
+    """Whether the judged text holds one of training's correction triggers."""
+    if label.has_trigger is not None:
+        return label.has_trigger
+    text = label.text.casefold()
+    return any(trigger.casefold() in text for trigger in lines("triggers.txt"))
+
+
+def _tell(question: str, parts: Mapping[str, Agreement]) -> None:
+    for name, part in parts.items():
+        say(f"  {question}, {name}: {part.n} compared, {part.num_unparsed} unparsed, "
+            f"accuracy {part.accuracy.text(2)}, κ {part.kappa.text(2)}, precision {part.precision.text(2)}, "
+            f"recall {part.recall.text(2)}, F1 {part.f1.text(2)}")  # fmt: skip
+
+
+def _remember(config: CalibrationConfig, found: Mapping[str, Mapping[str, Agreement]], print_: str) -> None:
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    for question, parts in found.items():
+        whole: dict[str, Any] = parts["all"].model_dump(include={"n", "num_unparsed", "accuracy", "kappa"})
+        entry = {"judge": config.judge.description, "question": question, "created": created,
+                 "labels": f"{config.labels.name} ({print_})", **whole}  # fmt: skip
+        remember(config.judge, KnownAgreement.model_validate(entry))

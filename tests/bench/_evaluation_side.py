@@ -1,0 +1,76 @@
+"""A peer of ``trimtab evaluate prefill`` on its plan, as a process of its own: transformers' generate, or bare vLLM.
+
+Both take the cases k by k, which is the order of the released script.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from trimtab.chat import Chat
+from trimtab.engine import VLLMEngine, engine_env, engine_kwargs
+from trimtab.schemas import PlanRow, read_rows
+
+HF_BATCH = 10
+NUM_WARM_UP = 8
+
+
+def main() -> None:
+    """JSON arguments: ``side`` (vllm or hf), ``plan`` (folder of rows), ``model`` (folder), ``engine`` (config)."""
+    given = json.loads(sys.argv[1])
+    rows = sorted(read_rows(Path(given["plan"]), PlanRow), key=lambda row: int(row.kind.removeprefix("k=")))
+    chat = Chat.from_folder(given["model"])
+    prompts = [chat.prompt_ids(row.system, row.prompt, row.prefill, row.reopen) for row in rows]
+    if given["side"] == "vllm":
+        made = _vllm(prompts, rows[0], given["model"], VLLMEngine.model_validate(given["engine"]))
+    else:
+        made = _hf(prompts, rows[0], given["model"])
+    print(json.dumps(made | {"cases": len(rows), "cases_per_s": len(rows) / made["seconds"]}))
+
+
+def _vllm(prompts: list[list[int]], like: PlanRow, model: str, engine: VLLMEngine) -> dict[str, Any]:
+    """``vllm.LLM`` with our actor's environment and arguments, but its own block size; loading left out."""
+    os.environ |= engine_env(engine)
+    from vllm import LLM, SamplingParams
+
+    kwargs = {name: value for name, value in engine_kwargs(engine).items() if name != "block_size"}
+    llm = LLM(model=model, **kwargs)
+    sampling = SamplingParams(temperature=like.temperature, top_p=like.top_p, max_tokens=like.max_tokens)
+    inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+    llm.generate(inputs[:NUM_WARM_UP], sampling, use_tqdm=False)
+    llm.reset_prefix_cache()
+    started = time.perf_counter()
+    done = llm.generate(inputs, sampling, use_tqdm=False)
+    seconds = time.perf_counter() - started
+    cached = sum(row.num_cached_tokens or 0 for row in done) / sum(map(len, prompts))
+    return {"seconds": seconds, "cached_share": cached, "tokens": sum(len(row.outputs[0].token_ids) for row in done)}
+
+
+def _hf(prompts: list[list[int]], like: PlanRow, model: str) -> dict[str, Any]:
+    """transformers' ``generate`` in padded batches of ten, on all cores, as the released script calls it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    decoding: dict[str, Any] = {"do_sample": False}
+    if like.temperature:
+        decoding = {"do_sample": True, "temperature": like.temperature, "top_p": like.top_p}
+    with torch.inference_mode():
+        network.generate(torch.tensor([prompts[0]]), max_new_tokens=4, **decoding)
+        started = time.perf_counter()
+        for start in range(0, len(prompts), HF_BATCH):
+            batch = tokenizer.pad({"input_ids": prompts[start : start + HF_BATCH]}, return_tensors="pt")
+            network.generate(**batch, max_new_tokens=like.max_tokens, **decoding)
+        seconds = time.perf_counter() - started
+    return {"seconds": seconds}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Prompts from a user's file: what is asked, and what is set aside with a reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimtab.config import InputError
+from trimtab.evaluation.prompts import read_prompts
+
+
+def _jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("How do I bake?\n\n  What is \u2028 a boat?  \nHow do I bake?\n", encoding="utf-8")
+    prompts, bad = read_prompts("prompts", path, 0.0)
+    assert prompts == ["How do I bake?", "What is \u2028 a boat?"]
+    assert [(row.source_row, row.reason) for row in bad] == [(2, "repeats row 1")]
+
+
+def test_rows_have_a_prompt_and_may_have_more(tmp_path: Path) -> None:
+    path = _jsonl(tmp_path / "prompts.jsonl", [{"prompt": "One?", "task": "x"}, {"prompt": " Two?\nYes. "}])
+    assert read_prompts("prompts", path, 0.0) == (["One?", "Two?\nYes."], [])
+
+
+def test_bad_rows_are_set_aside_with_their_reason(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}?"} for n in range(9)]
+    rows[2:2] = [{"question": "x"}, ["x"], {"prompt": 3}, {"prompt": " "}, {"prompt": "\ud800"}]
+    prompts, bad = read_prompts("prompts", _jsonl(tmp_path / "prompts.jsonl", rows), 0.5)
+    assert len(prompts) == 9
+    assert [row.source_row for row in bad] == [2, 3, 4, 5, 6]
+    no_text, unicode = "has no text in a field prompt", "field prompt is not valid Unicode text"
+    assert [row.reason for row in bad] == [no_text, no_text, no_text, "field prompt is empty", unicode]
+
+
+def test_too_many_bad_rows_are_refused(tmp_path: Path) -> None:
+    path = _jsonl(tmp_path / "prompts.jsonl", [{"prompt": "One?"}, {}])
+    with pytest.raises(InputError, match=r"^prompts: .*: 1 of 2 rows are bad \(row 2: has no text in a field prompt\)"):
+        read_prompts("prompts", path, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("none.txt", None, "no such file"), ("a.txt", b"\n \n", "has no prompt"), ("b.txt", b"\xff", "is not UTF-8"),
+        ("c.jsonl", b"", "is empty"), ("d.jsonl", b"words", "line 1 is not JSON"),
+    ],
+)  # fmt: skip
+def test_file_that_cannot_be_used_is_refused(tmp_path: Path, name: str, content: bytes | None, problem: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"^prompts: .*{name}: {problem}"):
+        read_prompts("prompts", tmp_path / name, 0.0)
