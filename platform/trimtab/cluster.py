@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from trimtab.config import Config, InputError, placement
+from trimtab.files import LocalPath
 
 MIN_LOCAL_CPUS = 4
 QUIET_ENV = {
@@ -24,7 +25,7 @@ class RayConfig(Config):
     """A running cluster (``auto``, ``host:port``, ``ray://…``); none: ``$RAY_ADDRESS``, else a local one."""
     num_cpus: int | None = placement(None, ge=1)
     """Logical CPUs of a local Ray; none: the cores, at least 4 (the pipelines' light stages need slots)."""
-    temp_dir: Path | None = placement(None)
+    temp_dir: LocalPath | None = placement(None)
     """Where a local Ray keeps its sessions; none: a folder of this user below the system's temporary one."""
 
 

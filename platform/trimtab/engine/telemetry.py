@@ -6,12 +6,13 @@ import contextlib
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from trimtab.console import Progress, polling
+from trimtab.console import POLL_S, Progress, polling
 from trimtab.engine.parts import Parts
 
-SCRAPE_EVERY_S = 10.0
+SCRAPE_EVERY_S, LIST_EVERY_S = 10.0, 5.0
 HITS, QUERIES = "vllm_prefix_cache_hits", "vllm_prefix_cache_queries"
 
 
@@ -20,7 +21,8 @@ def watching(label: str, parts: Parts, total: int, model: str) -> Iterator[None]
     """Show committed rows, tokens/s, the share of prompt tokens from the cache and failed rows while the block runs."""
     with Progress(label, total, "rows") as progress:
         watch = Watch(label, parts, model)
-        with polling(lambda: progress.update(min(parts.num_rows, total), watch.note())):
+        every_s = POLL_S if isinstance(parts.folder, Path) else LIST_EVERY_S
+        with polling(lambda: progress.update(min(parts.num_rows, total), watch.note()), every_s):
             yield
 
 

@@ -10,6 +10,7 @@ from trimtab.artifacts import Outcome, Record, run_stage
 from trimtab.cluster import RayConfig
 from trimtab.config import Config, placement
 from trimtab.engine import EngineConfig, VLLMEngine, generate
+from trimtab.files import LocalPath
 from trimtab.schemas import Generation, PlanRow, Request
 
 Made = Callable[[list[PlanRow]], list[Generation]]
@@ -19,7 +20,7 @@ Finish = Callable[[list[Generation], Path], Outcome]
 class EvaluationConfig(Config):
     """The fields of every evaluation."""
 
-    output: Path = placement()
+    output: LocalPath = placement()
     """Folder of the output: rows as Parquet, record.json."""
     model: str = placement("smollm2-135m")
     """The model to measure: a folder, a Hub id or the embedded default."""
