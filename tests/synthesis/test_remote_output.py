@@ -29,6 +29,8 @@ from trimtab.synthesis.requests import read_summary, write_requests
 from trimtab.synthesis.retries import attempts_of, plan_retry, quarantined, retry_folders
 from trimtab.synthesis.run import preview_folder
 from trimtab.synthesis.shards import assemble_shard
+from trimtab.training.config import TrainingConfig
+from trimtab.training.data import read_groups
 
 
 def _assembled(output: AnyPath) -> list[dict[str, int]]:
@@ -112,6 +114,8 @@ def test_groups_in_a_store_are_inputs(store: UPath) -> None:
     assert [group.id for group in flips] == [make_group(n).flip("uncensored", flips[0].system).id for n in (0, 1)]
     mixture = MixtureRecipe.model_validate({"parts": [{"path": str(store / "groups"), "weight": 2}]})
     assert len(list(mixed(mixture))) == 4
+    training = TrainingConfig.model_validate({"output": "out", "data": [f"{store}/groups"]})
+    assert [group for part in training.parts for group in read_groups(part)] == [make_group(0), make_group(1)]
     assert require_record("data", located(f"{store}/groups"), "synthesize").counts["groups"] == 2
     with pytest.raises(InputError, match=r"^data: memory://.*/absent: no such folder"):
         require_record("data", store / "absent", "synthesize")
