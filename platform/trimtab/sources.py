@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -306,14 +307,12 @@ def _near_duplicate_labels(prompts: Sequence[str], threshold: float = NEAR_DUPLI
     distinct: dict[str, int] = {}
     numbers = [distinct.setdefault(normalize(prompt), len(distinct)) for prompt in prompts]
     index = MinHashLSH(threshold=threshold, num_perm=NUM_PERMUTATIONS)
-    first: list[int] = []
-    second: list[int] = []
     for number, sketch in enumerate(_sketches(distinct)):
-        for other in index.query(sketch):
-            first.append(number)
-            second.append(other)
         index.insert(number, sketch, check_duplication=False)
-    graph = coo_matrix(([1] * len(first), (first, second)), shape=(len(distinct), len(distinct)))
+    buckets = (sorted(table.get(key)) for table in index.hashtables for key in table)
+    joined = [pair for bucket in buckets if len(bucket) > 1 for pair in pairwise(bucket)]
+    first, second = zip(*joined, strict=True) if joined else ((), ())
+    graph = coo_matrix(([1] * len(joined), (first, second)), shape=(len(distinct), len(distinct)))
     labels = connected_components(graph, directed=False)[1]
     return [int(labels[number]) for number in numbers]
 

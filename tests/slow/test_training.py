@@ -16,7 +16,6 @@ import pytest
 from tests.slow.conftest import has_checkpoint, restarted_at
 from trimtab import registry
 from trimtab.artifacts import Record, read_log, read_record
-from trimtab.config import InputError
 from trimtab.training import run as training
 from trimtab.training.config import LoRA, TrainingConfig, ValidationConfig
 from trimtab.training.fit import TrainingError
@@ -76,11 +75,10 @@ def _distance(left: Path, right: Path, base: Path) -> float:
 @pytest.mark.parametrize(
     "values",
     [
-        {"num_workers": 2, "zero_stage": 3, "max_tokens": 1200},
-        {"max_tokens": 2500, "zero_stage": 1, "gradient_checkpointing": True},
-        {"layout": "grouped"},
+        {"num_workers": 2, "zero_stage": 3, "max_tokens": 1200, "gradient_checkpointing": True},
+        {"layout": "grouped", "zero_stage": 1},
     ],
-    ids=["zero-3 and packed", "packed, recomputed activations", "grouped"],
+    ids=["zero-3, packed, recomputed activations", "zero-1, grouped"],
 )
 def test_how_the_work_is_spread_does_not_change_the_model(
     straight: Path, tiny_model: Path, ranked_groups: Path, tmp_path: Path, values: dict[str, Any]
@@ -152,18 +150,6 @@ def _is_train_worker(process: psutil.Process) -> bool:
         return "RayTrainWorker" in " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return False
-
-
-def test_checkpoints_of_another_number_of_workers_are_refused(
-    tiny_model: Path, tmp_path: Path, ranked_groups: Path
-) -> None:
-    output = tmp_path / "out"
-    _train(output, tiny_model, ranked_groups, zero_stage=0, num_train_epochs=0.2)
-    (output / "record.json").unlink()  # as after a kill
-    (output / "ray").mkdir()
-    with pytest.raises(InputError, match=r"num_workers: 2: the checkpoints here were made with 1; use that, or choose"):
-        _train(output, tiny_model, ranked_groups, zero_stage=0, num_train_epochs=0.2, num_workers=2)
-    assert (output / "model" / "model.safetensors").is_file()
 
 
 def test_loss_that_is_no_number_names_its_groups_and_keeps_the_checkpoint(

@@ -16,6 +16,7 @@ from trimtab.config import InputError
 from trimtab.schemas import SCHEMAS, RankedGroup, Response, group_file, write_rows
 from trimtab.training.config import DataPart, TrainingConfig, ValidationConfig
 from trimtab.training.data import Prepared, read_groups, tokenize, tokenized
+from trimtab.training.run import prepare
 from trimtab.training.store import TokenizedGroup
 from trimtab.training.trie import build_forest
 
@@ -168,3 +169,17 @@ def test_group_that_is_none_is_named(tmp_path: Path, texts: list[str], reason: s
     pq.write_table(pa.Table.from_pylist([row], schema=SCHEMAS[RankedGroup]), group_file(tmp_path / "a"))
     with pytest.raises(InputError, match=rf"group g0: .*{reason}.*; make it again"):
         list(read_groups(DataPart(path=tmp_path / "a")))
+
+
+def test_checkpoints_of_another_number_of_workers_are_refused(tiny_tokenizer_folder: Path, tmp_path: Path) -> None:
+    write_rows(group_file(tmp_path / "a"), RankedGroup, [_group(number) for number in range(4)])
+    config, output = _config(tmp_path, data=(tmp_path / "a",)), tmp_path / "out"
+    output.mkdir()
+    prepare(config, tiny_tokenizer_folder, output)
+    two = config.model_copy(update={"num_workers": 2})
+    prepare(two, tiny_tokenizer_folder, output)  # nothing trained yet: the plan is drawn anew
+    (output / "ray").mkdir()
+    before = (output / "plan.parquet").read_bytes()
+    with pytest.raises(InputError, match=r"num_workers: 1: the checkpoints here were made with 2; use that, or choose"):
+        prepare(config, tiny_tokenizer_folder, output)
+    assert (output / "plan.parquet").read_bytes() == before

@@ -18,7 +18,7 @@ from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 from trimtab.synthesis.retries import quarantined
 from trimtab.synthesis.statistics import Statistics, sample, sample_harmlessness
 
-NUM_DESCRIBED = 2_000
+NUM_DESCRIBED = 1_000
 """About so many groups are described: whole shards, drawn by a seed, until they hold so many."""
 
 
