@@ -85,11 +85,12 @@ setup: ## make or refresh .venv; EXTRA=cpu|gpu, PYTHON=python3.11
 demo: setup ## the whole pipeline on a laptop; DATA=path of your own requests
 	$(BIN)/python jobs/run_pipeline.py --config jobs/configs/demo.yaml $(if $(DATA),--set data=$(DATA) --set output=runs/demo-$(basename $(notdir $(DATA))))
 
+# Two processes, each with a Ray of its own: most of a slow test is one process that imports or compiles.
 test: setup ## every test
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 test-fast: setup ## the tests that need no Ray, model, server, browser or shared data
-	$(BIN)/python -m pytest tests -m "not slow and not shared and not browser"
+	$(BIN)/python -m pytest tests -m "not slow and not shared and not browser" -n 2 --dist worksteal
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .

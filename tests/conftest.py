@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,14 @@ from hypothesis import settings
 from tests import tiny
 
 if TYPE_CHECKING:
+    from upath import UPath
+
     from trimtab.chat import Chat
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so it must stand before any fixture
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:  # read when torch is imported: processes side by side take a core each
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 settings.register_profile("trimtab", deadline=None, database=None)
 settings.load_profile("trimtab")
@@ -45,6 +50,18 @@ def chat(tiny_tokenizer_folder: Path) -> Chat:
     from trimtab.chat import Chat
 
     return Chat.from_folder(str(tiny_tokenizer_folder))
+
+
+@pytest.fixture
+def store() -> Iterator[UPath]:
+    """A folder of fsspec's in-process store, which is no path of this machine and ends with the test."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    from trimtab.files import located
+
+    yield located("memory://bucket/runs")
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,9 @@ PACKAGE = SOURCE / "trimtab"
 
 # From left to right: a module imports only from groups to its left.
 LAYERS = (
-    ("data",),
-    ("config", "console", "files"),
-    ("schemas", "safety", "stats"),
+    ("data", "files"),
+    ("config", "console"),
+    ("lease", "schemas", "safety", "stats", "stores"),
     ("artifacts",),
     ("registry",),
     ("models", "chat", "sources"),
@@ -34,7 +34,7 @@ LAYERS = (
 )
 LEVEL = {name: number for number, group in enumerate(LAYERS) for name in group}
 HEAVY = ("torch", "vllm", "trl", "transformers", "deepspeed", "ray")
-LAZY = (*HEAVY, "scipy", "openai", "peft", "statsmodels", "sklearn", "datasets", "matplotlib")
+LAZY = (*HEAVY, "scipy", "openai", "peft", "statsmodels", "sklearn", "datasets", "matplotlib", "upath", "fsspec")
 # Modules that only exist inside a worker or behind a lazy import of their own package.
 TORCH_MODULES = {"training/policy.py", "training/trainer.py", "training/callbacks.py", "training/pairwise_trainer.py"}
 TOP = {"platform", "jobs", "serve", "tests", "cluster.yaml", "pyproject.toml", "README.md", "Makefile", "LICENSE",

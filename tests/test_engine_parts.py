@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from upath import UPath
 
-from trimtab.engine.parts import Parts, remove_unreadable
+from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
 from trimtab.engine.run import _verify
 from trimtab.engine.telemetry import _samples
-from trimtab.schemas import Generation, write_rows
+from trimtab.files import AnyPath, files_in
+from trimtab.schemas import Generation, write_rows, write_table
 
 
-def _part(folder: Path, name: str, *ids: str, error: str = "") -> Path:
+def _part(folder: AnyPath, name: str, *ids: str, error: str = "") -> AnyPath:
     rows = [Generation(id=i, text="x" * 500, num_prompt_tokens=1, num_tokens=3, error=error) for i in ids]
     write_rows(folder / "generations" / f"{name}.parquet", Generation, rows)
-    (folder / "checkpoint").mkdir(exist_ok=True)
-    pq.write_table(pa.table({"id": list(ids)}), folder / "checkpoint" / f"{name.removesuffix('-0')}.parquet")
+    write_table(folder / "checkpoint" / f"{name.removesuffix('-0')}.parquet", pa.table({"id": list(ids)}))
     return folder / "generations" / f"{name}.parquet"
 
 
@@ -47,6 +47,34 @@ def test_unreadable_part_goes_with_its_checkpoint_alone(tmp_path: Path, damage: 
     assert not broken.exists()
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["u_000001.parquet"]
     assert remove_unreadable(tmp_path) == []
+
+
+def test_files_in_a_store_are_counted_and_the_broken_one_goes(store: UPath) -> None:
+    _part(store, "u_000001-0", "a"), _part(store, "u_000002-0", "b", error="failed")
+    parts = Parts(store / "generations")
+    assert parts.ids() == {"a", "b"}
+    assert (parts.num_rows, parts.num_tokens, parts.num_errors) == (2, 6, 1)
+    broken = store / "generations" / "u_000002-0.parquet"
+    broken.write_bytes(broken.read_bytes()[:-9])
+    assert remove_unreadable(store) == ["u_000002-0.parquet"]
+    assert [path.name for path in files_in(store / "generations")] == ["u_000001-0.parquet"]
+    assert [path.name for path in files_in(store / "checkpoint")] == ["u_000001.parquet"]
+
+
+@pytest.fixture(params=["local", "store"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, store: UPath) -> AnyPath:
+    return tmp_path if request.param == "local" else store
+
+
+def test_checkpoints_say_what_the_files_say(folder: AnyPath) -> None:
+    _part(folder, "u_000001-0", "a"), _part(folder, "u_000002-0", "b"), _part(folder, "u_000003-0", "c")
+    (folder / "generations" / "u_000002-0.parquet").unlink()
+    for name in ("u_000001.pending", "u_000004.pending"):  # a commit cut in half, and one that was never made
+        write_table(folder / "checkpoint" / f"{name}.parquet", pa.table({"id": ["x"]}))
+    assert mend_checkpoints(folder) == 1
+    left = [path.name for path in files_in(folder / "checkpoint")]
+    assert left == ["u_000001.parquet", "u_000003.parquet", "u_000004.pending.parquet"]
+    assert mend_checkpoints(folder) == 0
 
 
 def test_every_id_of_the_plan_must_be_there_once(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 The record is the commit marker: a folder without one is unfinished, and the same command goes on
 with it. Identity is the recipe and its inputs (``Config.identity``); paths, hosts and device counts
 are not. A finished output with the same fingerprint is not made again; one with another fingerprint
-is refused and the differing fields are named.
+is refused and the differing fields are named. The folder may lie in an object store, inputs too.
 """
 
 from __future__ import annotations
@@ -19,15 +19,20 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib import metadata
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
 from trimtab import __version__
 from trimtab.config import Config, InputError
 from trimtab.console import say
-from trimtab.files import whole_file
+from trimtab.files import AnyPath, files_in, is_dir, is_file, whole_file
+from trimtab.lease import leased
+from trimtab.stores import store_errors_are_input_errors, store_problem
+
+Folder = TypeVar("Folder", bound=AnyPath)
 
 RECORD, RECIPE, LOCK = "record.json", "recipe.json", ".lock"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -68,10 +73,10 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: AnyPath) -> Record | None:
     """The record of a finished output, or None where there is none."""
     path = folder / RECORD
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
         return Record.model_validate_json(path.read_text(encoding="utf-8"))
@@ -79,15 +84,16 @@ def read_record(folder: Path) -> Record | None:
         raise InputError(str(path), "record", "is not a trimtab record", "delete the folder and run again") from error
 
 
-def require_record(field: str, folder: Path, stage: str) -> Record:
+def require_record(field: str, folder: AnyPath, stage: str) -> Record:
     """The record of an input that must be finished and come from ``stage``.
 
     Raises:
-        InputError: the folder is missing, unfinished or made by another stage.
+        InputError: the folder is missing, unfinished or made by another stage, or its store can't be read.
     """
-    if not folder.is_dir():
-        raise InputError(field, folder, "no such folder", f"give the output folder of trimtab {stage}")
-    record = read_record(folder)
+    with store_errors_are_input_errors(field, folder):
+        if not is_dir(folder):
+            raise InputError(field, folder, "no such folder", f"give the output folder of trimtab {stage}")
+        record = read_record(folder)
     if record is None:
         raise InputError(field, folder, "has no record.json (unfinished)", f"run trimtab {stage} to its end first")
     if record.stage != stage:
@@ -95,18 +101,18 @@ def require_record(field: str, folder: Path, stage: str) -> Record:
     return record
 
 
-def file_fingerprint(path: Path) -> str:
-    """Hash of a plain input file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def file_fingerprint(path: AnyPath, field: str = "data") -> str:
+    """Hash of an input file's bytes; ``field`` names it where its store can't be read."""
+    with store_errors_are_input_errors(field, path), path.open("rb") as file:
+        return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()[:16]
 
 
 def run_stage(
     stage: str,
-    output: Path,
+    output: Folder,
     config: Config,
     inputs: dict[str, str],
-    work: Callable[[Path], Outcome],
+    work: Callable[[Folder], Outcome],
     again: bool = False,
 ) -> Record:
     """Do a stage's work once: skip it when done, go on when unfinished, refuse when the recipe differs.
@@ -118,11 +124,12 @@ def run_stage(
         InputError: another recipe or another writer holds the folder, or the disk is full.
     """
     print_ = fingerprint(stage, config, inputs)
-    done = read_record(output)
+    with store_errors_are_input_errors("output", output):
+        done = read_record(output)
     if done is not None and done.fingerprint == print_ and not again:
         say(f"  already done: {output} ({print_}, {done.created[:16]})")
         return done
-    with claimed(stage, output, config, inputs):
+    with claimed(stage, output, config, inputs) as require_claim:
         if again:
             (output / RECORD).unlink(missing_ok=True)
         started = time.monotonic()
@@ -133,20 +140,21 @@ def run_stage(
             counts=outcome.counts, results=outcome.results, timings_s=timings, versions=versions(), git=git_revision(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
+        require_claim()
         write_text(output / RECORD, record.model_dump_json(indent=2))
     return record
 
 
 @contextlib.contextmanager
-def claimed(stage: str, output: Path, config: Config, inputs: dict[str, str]) -> Iterator[None]:
-    """Write in an output as its only writer, for this recipe alone.
+def claimed(stage: str, output: AnyPath, config: Config, inputs: dict[str, str]) -> Iterator[Callable[[], None]]:
+    """Write in an output as its only writer, for this recipe alone; gives a check that it is still the only one.
 
     Raises:
         InputError: another recipe or another writer holds the folder, or the disk is full.
     """
-    with disk_errors_are_input_errors(output), _only_writer(output):
+    with disk_errors_are_input_errors(output), _only_writer(output) as require_claim:
         _claim(output, {"stage": stage, "recipe": config.identity(), "inputs": inputs})
-        yield
+        yield require_claim
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -163,22 +171,22 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [steps[number] for number in sorted(steps)]
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: AnyPath, text: str) -> None:
     """Write a file whole or not at all."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def _claim(output: Path, recipe: dict[str, Any]) -> None:
+def _claim(output: AnyPath, recipe: dict[str, Any]) -> None:
     """Write the recipe first, so that a resumed run can tell whether it is the same one."""
     path = output / RECIPE
-    if path.is_file():
+    if is_file(path):
         before = json.loads(path.read_text(encoding="utf-8"))
         if before != json.loads(json.dumps(recipe)):
             changed = ", ".join(_differences(before, json.loads(json.dumps(recipe))))
             raise InputError("output", output, f"holds another recipe ({changed})", "choose another or delete it")
         return
-    if any(entry.name != LOCK for entry in output.iterdir()):
+    if _entries(output):
         raise InputError("output", output, "is not empty and not an output of trimtab", "choose another folder")
     write_text(path, json.dumps(recipe, indent=2, ensure_ascii=False))
 
@@ -190,8 +198,32 @@ def _differences(before: Any, now: Any, path: str = "") -> list[str]:
     return [] if before == now else [f"{path.lstrip('.').removeprefix('recipe.')}: {before!r} -> {now!r}"]
 
 
+def _entries(output: AnyPath) -> set[str]:
+    """Names of what lies in an output, locks aside."""
+    return {path.name for path in files_in(output, "*") if not path.name.startswith(LOCK)}
+
+
 @contextlib.contextmanager
-def _only_writer(output: Path) -> Iterator[None]:
+def _only_writer(output: AnyPath) -> Iterator[Callable[[], None]]:
+    if isinstance(output, Path):
+        with _locked(output):
+            yield lambda: None
+        return
+    with leased("output", output / LOCK) as require_claim:
+        try:
+            yield require_claim
+        finally:
+            _remove_lonely_recipe(output)
+
+
+def _remove_lonely_recipe(output: AnyPath) -> None:
+    """Where the work failed before it wrote anything, another recipe may have the folder."""
+    if _entries(output) == {RECIPE}:
+        (output / RECIPE).unlink()
+
+
+@contextlib.contextmanager
+def _locked(output: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     made = not output.exists()
@@ -207,29 +239,32 @@ def _only_writer(output: Path) -> Iterator[None]:
         lock.release()
         with contextlib.suppress(OSError):
             (output / LOCK).unlink(missing_ok=True)
-            if [entry.name for entry in output.iterdir()] == [RECIPE]:  # the work failed before it wrote anything
-                (output / RECIPE).unlink()
+            _remove_lonely_recipe(output)
             if made and not any(output.iterdir()):
                 output.rmdir()
 
 
 @contextlib.contextmanager
-def disk_errors_are_input_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, however deep it was noticed, and a folder that can't be written into one line with a remedy."""
+def disk_errors_are_input_errors(path: AnyPath) -> Iterator[None]:
+    """Turn a full disk, however deep it was noticed, and a place that can't be written into one line with a remedy."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        number = _disk_errno(error)
-        if number is None:
+        found = _problem(error, path)
+        if found is None:
             raise
-        if number in FULL:
-            remedy = "free some space; the same command goes on"
-            raise InputError("output", path, "no space left on the disk", remedy) from error
-        raise InputError(
-            "output", path, f"can't be written ({os.strerror(number)})", "choose another folder"
-        ) from error
+        raise InputError("output", path, *found) from error
+
+
+def _problem(error: Exception, path: AnyPath) -> tuple[str, str] | None:
+    number = _disk_errno(error)
+    if number in FULL:
+        return "no space left on the disk", "free some space; the same command goes on"
+    if not isinstance(path, Path):
+        return store_problem(error)
+    return None if number is None else (f"can't be written ({os.strerror(number)})", "choose another folder")
 
 
 def is_disk_error(error: BaseException) -> bool:

@@ -157,9 +157,12 @@ class ControlGuard:
             Chat.from_folder(self.folder).refuse_control_tokens(field, text)
 
     def _is_plain(self, text: str) -> bool:
-        if self._pattern is None or self._pattern.search(text) or any("\ud800" <= char <= "\udfff" for char in text):
+        if self._pattern is None or self._pattern.search(text) or _SURROGATE.search(text):
             return False
         return self._normalizer is None or not self._pattern.search(self._normalizer.normalize_str(text))
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @lru_cache(maxsize=4)

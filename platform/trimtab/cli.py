@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from trimtab.files import AnyPath
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__.split("\n")[0], rich_markup_mode=None)
 model_app = typer.Typer(no_args_is_help=True, help="Fetch, list and promote models.")
@@ -61,13 +64,27 @@ def run_stage_command(
     if dry_run:
         typer.echo(resolved.dump_yaml(), nl=False)
         return
-    log = Path(f"{getattr(resolved, 'output', Path('trimtab-' + command))}.log")
+    log = log_of(command, getattr(resolved, "output", None))
     with disk_errors_are_input_errors(log), quiet(log):
         say(f"{command}: log of the libraries: {log}")
-        with _failure_in_one_line(command, log):
+        place = getattr(resolved, "output", log)
+        with _failure_in_one_line(command, log), disk_errors_are_input_errors(place):
             record = (work or stage.run)(resolved)
         if record is not None:
             say(f"{command}: done, {', '.join(f'{value} {key}' for key, value in record.counts.items())}")
+
+
+def log_of(command: str, output: AnyPath | None) -> Path:
+    """Where the libraries' noise goes: beside the output, or below ``$TRIMTAB_HOME/logs`` where that is in a store."""
+    from urllib.parse import quote
+
+    from trimtab import registry
+
+    if output is None:
+        return Path(f"trimtab-{command}.log")
+    if isinstance(output, Path):
+        return Path(f"{output}.log")
+    return registry.home() / "logs" / f"{quote(str(output), safe='')[-200:]}.log"
 
 
 @contextlib.contextmanager

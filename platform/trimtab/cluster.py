@@ -7,12 +7,14 @@ import tempfile
 from pathlib import Path
 
 from trimtab.config import Config, InputError, placement
+from trimtab.files import LocalPath
 
 MIN_LOCAL_CPUS = 4
 QUIET_ENV = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",  # of 32 processes, each some 80 MB, for a plan of a few hundred files
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -24,7 +26,7 @@ class RayConfig(Config):
     """A running cluster (``auto``, ``host:port``, ``ray://…``); none: ``$RAY_ADDRESS``, else a local one."""
     num_cpus: int | None = placement(None, ge=1)
     """Logical CPUs of a local Ray; none: the cores, at least 4 (the pipelines' light stages need slots)."""
-    temp_dir: Path | None = placement(None)
+    temp_dir: LocalPath | None = placement(None)
     """Where a local Ray keeps its sessions; none: a folder of this user below the system's temporary one."""
 
 

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from trimtab.files import is_path
+
 AnyConfig = TypeVar("AnyConfig", bound="Config")
 
 
@@ -19,7 +21,7 @@ class InputError(ValueError):
     """Something the user gave can't be used. One line: field, value, problem, remedy. Exit code 2."""
 
     def __init__(self, field: str, value: object, problem: str, remedy: str) -> None:
-        shown = str(value) if isinstance(value, str | Path) else repr(value)
+        shown = str(value) if isinstance(value, str) or is_path(value) else repr(value)
         shown = shown if len(shown) <= 160 else shown[:157] + "..."
         super().__init__(" ".join(f"{field}: {shown}: {problem}; {remedy}".split()))
 
@@ -58,7 +60,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if is_path(value) else value
 
 
 def load(cls: type[AnyConfig], path: Path | None = None, overrides: Sequence[str] = ()) -> AnyConfig:
@@ -120,14 +122,16 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
 def _first_problem(cls: type[Config], error: ValidationError, path: Path | None) -> InputError:
     problems = error.errors(include_url=False)
     problem = next((item for item in problems if item["type"] == "extra_forbidden"), problems[0])
-    field = ".".join(str(part) for part in problem["loc"] if part not in _variants(cls)) or cls.__name__
+    own = [str(part) for part in problem["loc"] if part not in _variants(cls)]
+    field = ".".join(part for part in own if "[" not in part) or cls.__name__  # a bracket: pydantic's name of a variant
     where = f" (in {path})" if path else ""
     if problem["type"] == "extra_forbidden":
         near = _near_names(cls, problem["loc"])
         return InputError(field, problem["input"], f"unknown key{where}", near or "remove it; --dry-run shows the keys")
     if problem["type"] == "missing":
         return InputError(field, "missing", f"a value is needed{where}", f"add it to the file or --set {field}=...")
-    return InputError(field, problem["input"], f"{problem['msg']}{where}", "give a value that fits")
+    remedy = problem.get("ctx", {}).get("remedy", "give a value that fits")
+    return InputError(field, problem["input"], f"{problem['msg']}{where}", remedy)
 
 
 def _near_names(cls: type[Config], loc: tuple[int | str, ...]) -> str:

@@ -123,12 +123,12 @@ class Progress:
 
 
 @contextlib.contextmanager
-def polling(look: Callable[[], None]) -> Iterator[None]:
-    """Call ``look`` every ``POLL_S`` in a thread while the block runs, and once more at its end."""
+def polling(look: Callable[[], None], every_s: float = POLL_S) -> Iterator[None]:
+    """Call ``look`` every so many seconds in a thread while the block runs, and once more at its end."""
     stop = threading.Event()
 
     def poll() -> None:
-        while not stop.wait(POLL_S):
+        while not stop.wait(every_s):
             look()
 
     thread = threading.Thread(target=poll, daemon=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+INK, FRAME, GRID = "#1c2430", "#7b8594", "#e6eaef"
+WIDTH_IN, DPI = 4.9, 160
 SHELL = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -72,6 +74,27 @@ def figure(drawing: Figure, alt: str, caption: str) -> Markup:
 
     text = '<figure><div class="card"><img src="{}" alt="{}"></div><figcaption>{}</figcaption></figure>'
     return Markup(text).format(svg_uri(drawing), alt, caption)
+
+
+def canvas(height_in: float, rows: int = 1, grid: Literal["x", "y"] = "y") -> tuple[Figure, Any]:
+    """An empty drawing as wide as a page's column: the figure and its panels, from top to bottom, shape ``[rows]``.
+
+    Args:
+        grid: the axis whose values are read off.
+    """
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained", facecolor="white")
+    panels = drawing.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+    for axes in panels:
+        axes.grid(axis=grid, color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(FRAME)
+        axes.tick_params(colors=INK, labelsize=10)
+        axes.xaxis.label.set(color=INK, size=10.5)
+        axes.yaxis.label.set(color=INK, size=10.5)
+    return drawing, panels
 
 
 def svg_uri(drawing: Figure) -> str:

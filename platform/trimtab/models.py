@@ -19,6 +19,7 @@ from pathlib import Path
 from trimtab import registry
 from trimtab.config import InputError
 from trimtab.console import say
+from trimtab.files import URI
 from trimtab.registry import home
 
 WHOLE_HASH_BYTES = 1 << 30
@@ -55,6 +56,8 @@ def resolve(reference: str) -> Path:
     Raises:
         InputError: nothing of that name, or the folder fails ``check_folder``.
     """
+    if URI.match(reference):
+        raise InputError("model", reference, "must be a local folder", "copy the model to one that all nodes see")
     if reference in EMBEDDED:
         folder = home() / "models" / reference
         if not (folder / "config.json").is_file():

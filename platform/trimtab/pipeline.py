@@ -26,6 +26,7 @@ from trimtab.evaluation.configurable import ConfigurableConfig
 from trimtab.evaluation.prefill import PrefillConfig
 from trimtab.evaluation.report import ReportConfig, ReportedModel
 from trimtab.evaluation.retention import RetentionConfig
+from trimtab.files import LocalPath, Location
 from trimtab.safety import CONFIGURATIONS
 from trimtab.serving import ServeConfig, refuse_taken_port, running
 from trimtab.sources import SourceConfig
@@ -63,10 +64,10 @@ class TrainingSettings(LossConfig):
 class PipelineConfig(Config):
     """``trimtab pipeline``, and what ``make demo`` runs."""
 
-    output: Path = placement(Path("runs/demo"))
+    output: LocalPath = placement(Path("runs/demo"))
     """Folder of all outputs."""
-    data: Path | None = placement(None)
-    """Requests in PKU-SafeRLHF format; none: the shipped sample."""
+    data: Location | None = placement(None)
+    """Requests in PKU-SafeRLHF format, a file or its URI; none: the shipped sample."""
     num_evaluation_prompts: int = Field(48, ge=2)
     """Prompts held out for evaluation."""
     num_validation_prompts: int = Field(0, ge=0)

@@ -15,14 +15,22 @@ from typing import Any, Literal
 
 from trimtab.artifacts import Record, require_record, write_text
 from trimtab.config import Config, InputError, placement
+from trimtab.files import URI, LocalPath
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 ALIASES = "aliases.json"
 
 
 def home() -> Path:
-    """``$TRIMTAB_HOME``, by default ``~/.trimtab``: fetched models and the registry."""
-    return Path(os.environ.get("TRIMTAB_HOME") or Path.home() / ".trimtab")
+    """``$TRIMTAB_HOME``, by default ``~/.trimtab``: fetched models, the registry, and logs of outputs in a store.
+
+    Raises:
+        InputError: it is set to a URI.
+    """
+    given = os.environ.get("TRIMTAB_HOME")
+    if given and URI.match(given):
+        raise InputError("TRIMTAB_HOME", given, "must be a local folder", "give a path without a scheme")
+    return Path(given or Path.home() / ".trimtab")
 
 
 def refuse_bad_name(name: str) -> None:
@@ -120,11 +128,11 @@ class PromoteConfig(Config):
     model: str = placement()
     """``name@version``."""
     alias: str = "production"
-    prefill: Path | None = placement(None)
+    prefill: LocalPath | None = placement(None)
     """Output of ``trimtab evaluate prefill`` for this model."""
-    configurable: Path | None = placement(None)
+    configurable: LocalPath | None = placement(None)
     """Output of ``trimtab evaluate configurable`` for this model."""
-    retention: Path | None = placement(None)
+    retention: LocalPath | None = placement(None)
     """Output of ``trimtab evaluate retention`` for this model."""
     gates: Gates = Gates()
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from trimtab.files import whole_file
+from trimtab.files import AnyPath, arrow_paths, files_in, parquet_source, whole_file
 
 AnyRow = TypeVar("AnyRow", bound="Row")
 
@@ -240,47 +239,49 @@ SCHEMAS: dict[type[Row], pa.Schema] = {
 }  # fmt: skip
 
 
-def write_rows(path: Path, cls: type[AnyRow], rows: Iterable[AnyRow]) -> int:
+def write_rows(path: AnyPath, cls: type[AnyRow], rows: Iterable[AnyRow]) -> int:
     """Write rows to one Parquet file, whole or not at all. Returns the count."""
     table = pa.Table.from_pylist([row.model_dump() for row in rows], schema=SCHEMAS[cls])
     write_table(path, table)
     return int(table.num_rows)
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file whole or not at all (a temporary file, then a rename), its folder where it lacks."""
+def write_table(path: AnyPath, table: pa.Table) -> None:
+    """Write a Parquet file whole or not at all, its folder where it lacks."""
     import pyarrow.parquet as pq
 
     with whole_file(path) as part:
         pq.write_table(table, part, write_page_checksum=True)
 
 
-def read_rows(path: Path, cls: type[AnyRow]) -> list[AnyRow]:
-    """Read the rows of a Parquet file, or of all Parquet files of a folder."""
-    return read_files(sorted(path.glob("*.parquet")) if path.is_dir() else [path], cls)
+def read_rows(path: AnyPath, cls: type[AnyRow]) -> list[AnyRow]:
+    """Read the rows of a ``.parquet`` file, or of all those of a folder (none where there is no such folder)."""
+    return read_files([path] if path.suffix == ".parquet" else files_in(path), cls)
 
 
-def read_files(files: Sequence[Path], cls: type[AnyRow], shard: int | None = None) -> list[AnyRow]:
+def read_files(files: Sequence[AnyPath], cls: type[AnyRow], shard: int | None = None) -> list[AnyRow]:
     """Read the rows of Parquet files, or only those of one shard, in the files' order."""
     import pyarrow.dataset as pads
 
     if not files:
         return []
     wanted = None if shard is None else pads.field("shard") == shard
-    table = pads.dataset([str(file) for file in files], schema=SCHEMAS[cls]).to_table(filter=wanted)
+    filesystem, paths = arrow_paths(files)
+    table = pads.dataset(paths, schema=SCHEMAS[cls], filesystem=filesystem).to_table(filter=wanted)
     return [cls.model_validate(row) for row in table.to_pylist()]
 
 
-def readable(path: Path) -> bool:
+def readable(path: AnyPath) -> bool:
     """Whether a Parquet file can be read to its end, with the checksums of its pages where it has them.
 
     Raises:
-        PermissionError: this process may not read it.
+        PermissionError: this process may not read it. A store's errors are raised too: they say nothing of the file.
     """
     import pyarrow.parquet as pq
 
+    source = parquet_source(path)
     try:
-        pq.ParquetFile(path, page_checksum_verification=True).read()
+        pq.ParquetFile(source, page_checksum_verification=True).read()
     except PermissionError:
         raise
     except (pa.ArrowInvalid, OSError):
@@ -288,17 +289,17 @@ def readable(path: Path) -> bool:
     return True
 
 
-def group_files(output: Path) -> list[Path]:
+def group_files(output: AnyPath) -> list[AnyPath]:
     """The Parquet files of ranked groups below an output of ``trimtab synthesize``, one for each shard, in order."""
-    return sorted((output / "groups").glob("[0-9]*.parquet"))
+    return files_in(output / "groups", "[0-9]*.parquet")
 
 
-def group_file(output: Path, shard: int = 0) -> Path:
+def group_file(output: AnyPath, shard: int = 0) -> AnyPath:
     """Where the groups of a shard stand."""
     return output / "groups" / f"{shard:05d}.parquet"
 
 
-def iter_groups(output: Path) -> Iterator[RankedGroup]:
+def iter_groups(output: AnyPath) -> Iterator[RankedGroup]:
     """The ranked groups of an output of ``trimtab synthesize``, shard by shard: one shard in memory at a time."""
     for path in group_files(output):
         yield from read_rows(path, RankedGroup)

@@ -10,15 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from trimtab.config import Config, InputError
+from trimtab.files import AnyPath, Location, is_file, parquet_source
 from trimtab.schemas import CONTENT_CHARS, Quarantined, Request, make_id
+from trimtab.stores import store_errors_are_input_errors
 
 if TYPE_CHECKING:
     from datasketch import MinHash
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 FIELDS: dict[str, type] = {
     "prompt": str, "response_0": str, "response_1": str, "is_response_0_safe": bool, "is_response_1_safe": bool,
 }  # fmt: skip
+DATA_FILE = "the path of a .jsonl, .json or .parquet file"
 NEAR_DUPLICATE = 0.6
 NUM_PERMUTATIONS = 128
 
@@ -33,8 +37,8 @@ NUM_PERMUTATIONS = 128
 class SourceConfig(Config):
     """Where requests come from and how they are split."""
 
-    data: Path | None = None
-    """A PKU-SafeRLHF-format file (.jsonl, .json or .parquet); none: the sample shipped with trimtab."""
+    data: Location | None = None
+    """A PKU-SafeRLHF-format file (.jsonl, .json or .parquet), or its URI; none: the sample shipped with trimtab."""
     num_evaluation_prompts: int = 48
     """Distinct prompts held out for evaluation; the rest is for training."""
     num_validation_prompts: int = Field(0, ge=0)
@@ -50,7 +54,7 @@ class SourceConfig(Config):
         return {name: value for name, value in super().identity().items() if name != "data"}
 
     @property
-    def path(self) -> Path:
+    def path(self) -> AnyPath:
         """The file to read."""
         return self.data or Path(__file__).parent / "data" / "sample_requests.jsonl"
 
@@ -95,7 +99,7 @@ def _each_once(requests: list[Request]) -> tuple[list[Request], list[Quarantined
     return list(first.values()), repeated
 
 
-def refuse_too_many_bad(field: str, path: Path, bad: list[Quarantined], total: int, max_share: float) -> None:
+def refuse_too_many_bad(field: str, path: AnyPath, bad: list[Quarantined], total: int, max_share: float) -> None:
     """Fail when the quarantined share is above the limit, naming the first bad row."""
     if len(bad) > max_share * total:
         first = bad[0]
@@ -140,20 +144,16 @@ def _to_request(number: int, row: dict[str, Any]) -> Request | None:
     return None
 
 
-def read_json_rows(field: str, path: Path) -> Iterator[Any]:
+def read_json_rows(field: str, path: AnyPath) -> Iterator[Any]:
     """Rows of a .jsonl, .json (a list) or .parquet file.
 
     Raises:
         InputError: missing, empty or unreadable, naming the line.
     """
-    require_file(field, path)
     if path.suffix == ".parquet":
         yield from _parquet_rows(field, path)
         return
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(field, path, f"is not UTF-8 text ({error.reason})", "give a JSON Lines file") from error
+    text = read_text(field, path, DATA_FILE)
     if not text.strip():
         raise InputError(field, path, "is empty", "give a file with at least one row")
     if path.suffix == ".json":
@@ -164,13 +164,43 @@ def read_json_rows(field: str, path: Path) -> Iterator[Any]:
             yield _json_line(field, path, number, line)
 
 
-def require_file(field: str, path: Path) -> None:
-    """A data file that the user names must be there."""
-    if not path.is_file():
-        raise InputError(field, path, "no such file", "give the path of a .jsonl, .json or .parquet file")
+def require_file(field: str, path: AnyPath, wanted: str = DATA_FILE) -> None:
+    """A file that the user names must be there.
+
+    Raises:
+        InputError: it isn't, or its store can't be asked.
+    """
+    with store_errors_are_input_errors(field, path):
+        if not is_file(path):
+            raise InputError(field, path, "no such file", f"give {wanted}")
 
 
-def _json_line(field: str, path: Path, number: int, line: str) -> Any:
+def read_text(field: str, path: AnyPath, wanted: str) -> str:
+    """The text of a file that the user names.
+
+    Args:
+        wanted: what to give instead, for the message.
+
+    Raises:
+        InputError: it isn't there or is no UTF-8 text, or its store can't be asked.
+    """
+    require_file(field, path, wanted)
+    try:
+        with store_errors_are_input_errors(field, path):
+            return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(field, path, f"is not UTF-8 text ({error.reason})", f"give {wanted}") from error
+
+
+def small_text(field: str, path: AnyPath, wanted: str) -> str:
+    """``read_text`` of what a recipe asks for at every request: a remote one is read once in a process."""
+    return read_text(field, path, wanted) if isinstance(path, Path) else _text_once(field, path, wanted)
+
+
+_text_once = lru_cache(maxsize=8)(read_text)
+
+
+def _json_line(field: str, path: AnyPath, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -179,7 +209,7 @@ def _json_line(field: str, path: Path, number: int, line: str) -> Any:
         return line
 
 
-def _json_list(field: str, path: Path, text: str) -> list[Any]:
+def _json_list(field: str, path: AnyPath, text: str) -> list[Any]:
     try:
         rows = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -189,12 +219,15 @@ def _json_list(field: str, path: Path, text: str) -> list[Any]:
     return rows
 
 
-def _parquet_rows(field: str, path: Path) -> list[Any]:
+def _parquet_rows(field: str, path: AnyPath) -> list[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    require_file(field, path)
+    with store_errors_are_input_errors(field, path):
+        source = parquet_source(path)
     try:
-        rows: list[Any] = pq.read_table(path).to_pylist()
+        rows: list[Any] = pq.read_table(source).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(field, path, f"is not readable Parquet ({error})", "make the file again") from error
     if not rows:
@@ -274,27 +307,23 @@ def _near_duplicate_labels(prompts: Sequence[str], threshold: float = NEAR_DUPLI
     distinct: dict[str, int] = {}
     numbers = [distinct.setdefault(normalize(prompt), len(distinct)) for prompt in prompts]
     index = MinHashLSH(threshold=threshold, num_perm=NUM_PERMUTATIONS)
-    first: list[int] = []
-    second: list[int] = []
-    for text, number in distinct.items():
-        sketch = _sketch(text)
-        for other in index.query(sketch):
-            first.append(number)
-            second.append(other)
+    for number, sketch in enumerate(_sketches(distinct)):
         index.insert(number, sketch, check_duplication=False)
-    graph = coo_matrix(([1] * len(first), (first, second)), shape=(len(distinct), len(distinct)))
+    buckets = (sorted(table.get(key)) for table in index.hashtables for key in table)
+    joined = [pair for bucket in buckets if len(bucket) > 1 for pair in pairwise(bucket)]
+    first, second = zip(*joined, strict=True) if joined else ((), ())
+    graph = coo_matrix(([1] * len(joined), (first, second)), shape=(len(distinct), len(distinct)))
     labels = connected_components(graph, directed=False)[1]
     return [int(labels[number]) for number in numbers]
 
 
-@lru_cache(maxsize=1 << 16)
-def _sketch(text: str) -> MinHash:
-    """The MinHash of a normalized text; kept, since a run asks for it once to split and once to find repeats."""
+def _sketches(texts: Iterable[str]) -> Iterator[MinHash]:
+    """The MinHash of each normalized text; made in a row they share one draw of the permutations, most of the work."""
     from datasketch import MinHash
 
-    sketch = MinHash(num_perm=NUM_PERMUTATIONS)
-    sketch.update_batch([shingle.encode() for shingle in _shingles(text)])
-    return sketch
+    shingles = ([shingle.encode() for shingle in _shingles(text)] for text in texts)
+    made: Iterator[MinHash] = MinHash.generator(shingles, num_perm=NUM_PERMUTATIONS)
+    return made
 
 
 def _shingles(text: str) -> set[str]:

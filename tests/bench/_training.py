@@ -32,10 +32,10 @@ def source() -> SourceConfig:
     return SourceConfig(data=published if published.is_file() else None, num_evaluation_prompts=40)
 
 
-def synthesized(folder: Path, num_requests: int, mode: str, max_tokens: int = 128) -> Path:
-    """C²-SYN groups of real requests, written by the real model (128 new tokens, as in the paper)."""
+def synthesized(folder: Path, num_requests: int, **recipe_: Any) -> Path:
+    """C²-SYN groups of real requests, written by the real model (128 new tokens, as in the paper), no flips."""
     recipe = CourseCorrectionRecipe.model_validate(
-        {"source": source(), "num_requests": num_requests, "mode": mode, "flips": (), "max_tokens": max_tokens}
+        {"source": source(), "num_requests": num_requests, "flips": (), **recipe_}
     )
     quality = QualityConfig(min_words=0, max_repeated_share=None)  # greedy, the small model loops; its texts count here
     synthesis.run(SynthesisConfig(output=folder, recipe=recipe, quality=quality))

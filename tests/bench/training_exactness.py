@@ -21,7 +21,7 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
     """Largest relative errors, and each model's own."""
     with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch, quiet(Path(scratch) / "log"):
         folder = Path(scratch)
-        store = stored(synthesized(folder / "groups", NUM_REAL_GROUPS + 2, "one_opener"), folder / "stored", 2)
+        store = stored(synthesized(folder / "groups", NUM_REAL_GROUPS + 2), folder / "stored", 2)
         real = [(store[i].prompt, store[i].responses) for i in store.ids]
         cases = {"smollm2-135m": (_smollm2(), real)}
         cases |= {name: (model, _random_groups()) for name, model in _random_models().items()}
@@ -39,6 +39,7 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
         "max_rel_loss_error": max(found["loss"] for found in errors.values()),
         "plain_float32_gradient_error": max(found["plain_float32_gradient"] for found in errors.values()),
         "plain_float32_tensor_error": max(found["plain_float32_tensor"] for found in errors.values()),
+        "max_tensor_from_plain_float32": max(found["tensor_from_plain_float32"] for found in errors.values()),
         "loss_error_vs_trl": trl["error"],
         "zero_error": max(found["loss"] for found in zero.values()),
         "zero_weight_error": max(found["weights"] for found in zero.values()),
@@ -124,10 +125,12 @@ def _compare(model: Any, groups: list[Any]) -> dict[str, float]:
     found = _gradient(model, found_loss)
     plain_loss, plain = _plain_pairs(model, groups, references)
     expected_loss, expected = _plain_pairs(copy.deepcopy(model).double(), groups, references)
-    own = _apart(plain, expected)
+    own, float32 = _apart(plain, expected), _apart(found, plain)
     return {**_apart(found, expected), "loss": abs(float(found_loss.detach()) - expected_loss) / expected_loss,
             "plain_float32_gradient": own["gradient"], "plain_float32_tensor": own["tensor"],
-            "plain_float32_loss": abs(plain_loss - expected_loss) / expected_loss}  # fmt: skip
+            "plain_float32_loss": abs(plain_loss - expected_loss) / expected_loss,
+            "gradient_from_plain_float32": float32["gradient"],
+            "tensor_from_plain_float32": float32["tensor"]}  # fmt: skip
 
 
 def _apart(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:

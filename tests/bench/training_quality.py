@@ -6,25 +6,30 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.bench._training import MODEL, source, synthesized
+from tests.bench._training import MODEL, synthesized
 from trimtab import cluster, models
 from trimtab.artifacts import Record
 from trimtab.console import quiet, say
 from trimtab.evaluation import prefill
 from trimtab.evaluation.prefill import PrefillConfig
+from trimtab.sources import SourceConfig
 from trimtab.training import run as training
 from trimtab.training.config import TrainingConfig, ValidationConfig
 
 SEEDS = (0, 1, 2)
+SOURCE = SourceConfig()
+"""The sample: each of its rows has a safe response. Few published ones have, and the small model's own answers are so
+seldom safe that training on them as the best response teaches compliance."""
 OBJECTIVES = ("ranked", "pairwise")
 DIAGNOSTICS: dict[str, dict[str, Any]] = {
     "pairwise_in_order": {"objective": "pairwise", "pair_order": "grouped"},  # are correlated steps what differs?
     "ranked_3_epochs": {"objective": "ranked", "num_train_epochs": 3},  # still in less time than pairwise's one
+    "ranked_twice_the_rate": {"objective": "ranked", "learning_rate": 4e-4},  # or is it the length of the steps?
 }
 NUM_GROUPS = 12
 MAX_TOKENS = 48  # new tokens of a synthesized response: shorter than the paper's, so that three seeds of TRL fit
 SETTINGS: dict[str, Any] = {
-    "learning_rate": 5e-5, "groups_per_step": 1, "max_length": 8192, "report_to": (),
+    "learning_rate": 2e-4, "groups_per_step": 1, "max_length": 8192, "report_to": (),
     "validation": ValidationConfig(share=0.25), "save_steps": 1000,
 }  # fmt: skip
 
@@ -33,7 +38,9 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
     """Corr_mean and validation accuracy of each objective and seed, and the differences with their intervals."""
     with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch, quiet(Path(scratch) / "log"):
         folder = Path(scratch)
-        groups = synthesized(folder / "groups", NUM_GROUPS, "one_opener", max_tokens=MAX_TOKENS)
+        groups = synthesized(
+            folder / "groups", NUM_GROUPS, source=SOURCE, safe_response="source", max_tokens=MAX_TOKENS
+        )
         found: dict[str, list[dict[str, float]]] = {name: [] for name in OBJECTIVES}
         base = _corr(models.fetch(MODEL), folder / "base")
         for seed in SEEDS:
@@ -54,9 +61,9 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
     for name in ("corr_mean", "validation_accuracy"):
         figures[f"{name}_difference"] = _difference(found, name)
     figures["diagnostics_seed_0"] = diagnosed
-    settings = {"model": MODEL, "data": "published C²-EVAL subset" if source().data else "shipped sample",
-                "groups": NUM_GROUPS, "synthesis_max_tokens": MAX_TOKENS,
-                "seeds": SEEDS, "judge": "rules-1", "per_seed_corr_difference": compared,
+    settings = {"model": MODEL, "data": "shipped sample, its safe responses as SR", "groups": NUM_GROUPS,
+                "synthesis_max_tokens": MAX_TOKENS, "seeds": SEEDS, "judge": "rules-1",
+                "per_seed_corr_difference": compared,
                 "training": {name: str(value) for name, value in SETTINGS.items()}}  # fmt: skip
     return figures, settings
 
@@ -73,7 +80,7 @@ def _one(output: Path, groups: Path, seed: int, **more: Any) -> dict[str, float]
 
 
 def _corr(model: Path, output: Path) -> Record:
-    record = prefill.run(PrefillConfig(output=output, model=str(model), source=source()))
+    record = prefill.run(PrefillConfig(output=output, model=str(model), source=SOURCE))
     cluster.disconnect()
     return record
 

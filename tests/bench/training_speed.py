@@ -23,7 +23,7 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
         folder = Path(scratch)
         files, sizes = {}, {}
         for mode in ("one_opener", "paper"):
-            groups = synthesized(folder / mode, NUM_GROUPS + 4, mode)
+            groups = synthesized(folder / mode, NUM_GROUPS + 4, mode=mode)
             store = stored(groups, folder / f"{mode}-stored", NUM_GROUPS)
             files[mode] = {"model": model, "groups": str(folder / f"{mode}-stored" / "groups.arrow")}
             sizes[mode] = [num_nodes(store[i].prompt, store[i].responses) for i in store.ids]

@@ -63,14 +63,15 @@ def _generated(output: Path) -> list[str]:
 
 
 def test_killed_synthesis_goes_on_and_loses_and_doubles_nothing(
-    tiny_model: Path, small_source: Path, tmp_path: Path, ray_folder: str
+    vllm_server: str, small_source: Path, tmp_path: Path, ray_folder: str
 ) -> None:
+    """On an endpoint, which starts at once; the benchmark ``synthesis_faults`` kills runs with engines of their own."""
     output = tmp_path / "out"
     arguments = ["synthesize"]
-    for item in (f"output={output}", f"model={tiny_model}", f"recipe.source.data={small_source}",
-                 "recipe.source.num_evaluation_prompts=4", "recipe.max_tokens=200", "engine.max_num_seqs=4",
-                 "engine.kv_cache_gib=1", "engine.rows_per_batch=4", f"ray.temp_dir={ray_folder}",
-                 "quality.min_words=0", "quality.max_repeated_share=null"):  # fmt: skip
+    for item in (f"output={output}", "engine.type=openai", f"engine.base_url={vllm_server}", "engine.model=tiny",
+                 f"recipe.source.data={small_source}", "recipe.source.num_evaluation_prompts=4",
+                 "recipe.max_tokens=100", "engine.num_concurrent_requests=1", "engine.rows_per_batch=4",
+                 f"ray.temp_dir={ray_folder}", "quality.min_words=0", "quality.max_repeated_share=null"):  # fmt: skip
         arguments += ["--set", item]
     _kill_when(_start(arguments), lambda: len(list((output / "generations").glob("*.parquet"))) >= 2)
     assert read_record(output) is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trimtab.artifacts import Record, read_record
-from trimtab.engine import OpenAIEngine, VLLMEngine
+from trimtab.engine import OpenAIEngine
 from trimtab.schemas import Generation, group_files, iter_groups, read_rows
 from trimtab.sources import SourceConfig
 from trimtab.synthesis import run as synthesis
@@ -20,28 +20,27 @@ from trimtab.synthesis.retries import quarantined
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
-ENGINE = VLLMEngine(max_num_seqs=16, kv_cache_gib=1, max_model_len=1024, rows_per_batch=4)
 ANY_TEXT = QualityConfig(min_words=0, max_repeated_share=None)
 
 
-def _config(output: Path, model: Path, source: Path, **values: Any) -> SynthesisConfig:
+def _config(output: Path, model: Path, source: Path, engine: OpenAIEngine, **values: Any) -> SynthesisConfig:
     recipe = CourseCorrectionRecipe(source=SourceConfig(data=source, num_evaluation_prompts=4), max_tokens=6)
-    settings = {"recipe": recipe, "quality": ANY_TEXT, "engine": ENGINE, "requests_per_shard": 2, **values}
+    settings = {"recipe": recipe, "quality": ANY_TEXT, "engine": engine, "requests_per_shard": 2, **values}
     return SynthesisConfig.model_validate({"output": output, "model": str(model), **settings})
 
 
 @pytest.fixture(scope="module")
 def made(
-    tiny_model: Path, small_source: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
+    served: OpenAIEngine, tiny_model: Path, small_source: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[SynthesisConfig, Record]:
-    config = _config(tmp_path_factory.mktemp("synthesis") / "out", tiny_model, small_source)
+    config = _config(tmp_path_factory.mktemp("synthesis") / "out", tiny_model, small_source, served)
     assert len(synthesis.plan(config)) == 4
     return config, synthesis.run(config)
 
 
-@pytest.fixture
-def served(vllm_server: str, tiny_model: Path) -> OpenAIEngine:
-    """The tiny model behind vLLM's own server: no engine has to start for each pass."""
+@pytest.fixture(scope="module")
+def served(vllm_server: str, ray_session: None) -> OpenAIEngine:
+    """The tiny model behind vLLM's own server: no engine has to start for each pass (the pipeline's test has one)."""
     return OpenAIEngine(base_url=vllm_server, model="tiny", rows_per_batch=4)
 
 
@@ -63,7 +62,7 @@ def test_every_request_has_its_group_and_flip_shard_by_shard(made: tuple[Synthes
 def test_damaged_files_are_named_and_made_again_and_nothing_else(
     served: OpenAIEngine, tiny_model: Path, small_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = _config(tmp_path / "out", tiny_model, small_source, engine=served)
+    config = _config(tmp_path / "out", tiny_model, small_source, served)
     record = synthesis.run(config)
     before = {row.id: row.finished_at for row in read_rows(config.output / "generations", Generation)}
     broken, *_ = sorted((config.output / "generations").glob("*.parquet"))
@@ -83,7 +82,7 @@ def test_quarantined_generations_are_tried_again_by_the_flag_alone(
     served: OpenAIEngine, tiny_model: Path, small_source: Path, tmp_path: Path
 ) -> None:
     strict = QualityConfig(min_words=2, max_repeated_share=None)  # two of the random model's 40 texts are one word
-    config = _config(tmp_path / "out", tiny_model, small_source, quality=strict, retry_temperature=1.5, engine=served)
+    config = _config(tmp_path / "out", tiny_model, small_source, served, quality=strict, retry_temperature=1.5)
     first = synthesis.run(config)
     bad = [row for row in quarantined(config.output) if row.stage == "generation"]
     assert bad
@@ -103,7 +102,7 @@ def test_self_critique_chains_three_passes(
 ) -> None:
     source = SourceConfig(data=small_source, num_evaluation_prompts=4)
     recipe = SelfCritiqueRecipe(source=source, num_requests=2, max_tokens=8, critique_max_tokens=8, temperature=1.0)
-    config = _config(tmp_path / "out", tiny_model, small_source, recipe=recipe, engine=served)
+    config = _config(tmp_path / "out", tiny_model, small_source, served, recipe=recipe)
     record = synthesis.run(config)
     assert record.counts["generations"] == 6
     assert {path.name for path in config.output.iterdir()} >= {"answer", "critique", "revision"}

@@ -16,7 +16,6 @@ import pytest
 from tests.slow.conftest import has_checkpoint, restarted_at
 from trimtab import registry
 from trimtab.artifacts import Record, read_log, read_record
-from trimtab.config import InputError
 from trimtab.training import run as training
 from trimtab.training.config import LoRA, TrainingConfig, ValidationConfig
 from trimtab.training.fit import TrainingError
@@ -24,6 +23,7 @@ from trimtab.training.fit import TrainingError
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
 SIZES = {"dtype": "float32", "learning_rate": 1e-3, "groups_per_step": 4, "report_to": ()}
+TWO_WORKERS = {"num_workers": 2, "zero_stage": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +38,16 @@ def straight(
     """One worker, ZeRO-0, one group a forward pass, twelve steps without interruption."""
     output = tmp_path_factory.mktemp("straight") / "out"
     _train(output, tiny_model, ranked_groups, zero_stage=0)
+    return output
+
+
+@pytest.fixture(scope="module")
+def two_workers(
+    tiny_model: Path, ranked_groups: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
+) -> Path:
+    """The same steps on two workers with ZeRO-2."""
+    output = tmp_path_factory.mktemp("two_workers") / "out"
+    _train(output, tiny_model, ranked_groups, **TWO_WORKERS)
     return output
 
 
@@ -65,21 +75,30 @@ def _distance(left: Path, right: Path, base: Path) -> float:
 @pytest.mark.parametrize(
     "values",
     [
-        {"num_workers": 2, "zero_stage": 2},
-        {"num_workers": 2, "zero_stage": 3, "max_tokens": 1200},
-        {"max_tokens": 2500, "zero_stage": 1, "gradient_checkpointing": True},
-        {"layout": "grouped"},
+        {"num_workers": 2, "zero_stage": 3, "max_tokens": 1200, "gradient_checkpointing": True},
+        {"layout": "grouped", "zero_stage": 1},
     ],
-    ids=["zero-2", "zero-3 and packed", "packed, recomputed activations", "grouped"],
+    ids=["zero-3, packed, recomputed activations", "zero-1, grouped"],
 )
 def test_how_the_work_is_spread_does_not_change_the_model(
     straight: Path, tiny_model: Path, ranked_groups: Path, tmp_path: Path, values: dict[str, Any]
 ) -> None:
     _train(tmp_path / "out", tiny_model, ranked_groups, **values)
-    steps, expected = (read_log(folder / "steps.jsonl") for folder in (tmp_path / "out", straight))
-    assert len(steps) == len(expected) == 12
-    assert [step["dpo_loss"] for step in steps] == pytest.approx([step["dpo_loss"] for step in expected], rel=1e-3)
-    assert _distance(straight, tmp_path / "out", tiny_model) < 1e-2
+    _same_training(straight, tmp_path / "out", tiny_model)
+
+
+def test_two_workers_with_sharded_optimizer_make_the_same_model(
+    straight: Path, two_workers: Path, tiny_model: Path
+) -> None:
+    _same_training(straight, two_workers, tiny_model)
+
+
+def _same_training(expected: Path, found: Path, base: Path) -> None:
+    """The same twelve losses, and weights within 1 % of the distance moved."""
+    losses = [[step["dpo_loss"] for step in read_log(folder / "steps.jsonl")] for folder in (expected, found)]
+    assert len(losses[0]) == len(losses[1]) == 12
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert _distance(expected, found, base) < 1e-2
 
 
 def test_loss_falls_from_log_two_and_the_record_says_what_was_made(straight: Path, tiny_model: Path) -> None:
@@ -88,8 +107,9 @@ def test_loss_falls_from_log_two_and_the_record_says_what_was_made(straight: Pat
     assert steps[-1]["dpo_loss"] < 0.68
     record = read_record(straight)
     assert record is not None
-    assert record.counts | {"tokens": 0} == {"groups": 24, "validation_groups": 0, "steps": 12, "tokens": 0,
-                                             "truncated_responses": 0, "dropped_groups": 0}  # fmt: skip
+    assert {name: count for name, count in record.counts.items() if count and name != "tokens"} == {
+        "groups": 24, "steps": 12
+    }  # fmt: skip
     systems = json.loads((straight / "model" / "trimtab.json").read_text())["configurations"]
     card = (straight / "model" / "README.md").read_text()
     assert [entry["name"] for entry in systems] == ["harmless", "uncensored"]
@@ -97,15 +117,14 @@ def test_loss_falls_from_log_two_and_the_record_says_what_was_made(straight: Pat
     assert str(tiny_model.parent) not in card
 
 
-@pytest.mark.parametrize(("num_workers", "zero_stage", "tolerance"), [(1, 0, 0.0), (2, 2, 1e-6)])
+@pytest.mark.parametrize(
+    ("uninterrupted", "shape", "tolerance"), [("straight", {"zero_stage": 0}, 0.0), ("two_workers", TWO_WORKERS, 1e-6)]
+)
 def test_killed_worker_is_started_again_from_its_checkpoint(
-    straight: Path, tiny_model: Path, ranked_groups: Path, tmp_path: Path, num_workers: int, zero_stage: int,
-    tolerance: float,
+    request: pytest.FixtureRequest, tiny_model: Path, ranked_groups: Path, tmp_path: Path, uninterrupted: str,
+    shape: dict[str, int], tolerance: float,
 ) -> None:  # fmt: skip
-    output, shape = tmp_path / "out", {"num_workers": num_workers, "zero_stage": zero_stage}
-    if num_workers > 1:
-        straight = tmp_path / "straight"
-        _train(straight, tiny_model, ranked_groups, **shape)
+    output, expected = tmp_path / "out", request.getfixturevalue(uninterrupted)
     killed: list[int] = []
 
     def kill_worker() -> None:
@@ -123,7 +142,7 @@ def test_killed_worker_is_started_again_from_its_checkpoint(
     _train(output, tiny_model, ranked_groups, save_steps=2, **shape)
     assert len(killed) == 1
     assert restarted_at(output) > 1
-    assert _distance(straight, output, tiny_model) <= tolerance
+    assert _distance(expected, output, tiny_model) <= tolerance
 
 
 def _is_train_worker(process: psutil.Process) -> bool:
@@ -131,18 +150,6 @@ def _is_train_worker(process: psutil.Process) -> bool:
         return "RayTrainWorker" in " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return False
-
-
-def test_checkpoints_of_another_number_of_workers_are_refused(
-    tiny_model: Path, tmp_path: Path, ranked_groups: Path
-) -> None:
-    output = tmp_path / "out"
-    _train(output, tiny_model, ranked_groups, zero_stage=0, num_train_epochs=0.2)
-    (output / "record.json").unlink()  # as after a kill
-    (output / "ray").mkdir()
-    with pytest.raises(InputError, match=r"num_workers: 2: the checkpoints here were made with 1; use that, or choose"):
-        _train(output, tiny_model, ranked_groups, zero_stage=0, num_train_epochs=0.2, num_workers=2)
-    assert (output / "model" / "model.safetensors").is_file()
 
 
 def test_loss_that_is_no_number_names_its_groups_and_keeps_the_checkpoint(

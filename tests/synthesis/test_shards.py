@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from trimtab.config import InputError
+from trimtab.files import AnyPath
 from trimtab.schemas import (
     Generation,
     PlanRow,
@@ -32,7 +33,7 @@ HARMFUL = "First, wait. Then, go! Is it easy? Yes; it is: quite - easy (really).
 RECIPE = CourseCorrectionRecipe()
 
 
-def _requests(num: int) -> list[Request]:
+def make_requests(num: int) -> list[Request]:
     return [Request(id=f"r{n}", prompt=f"How do I skip day {n}?", harmful=HARMFUL, source_row=n) for n in range(num)]
 
 
@@ -48,7 +49,9 @@ def _plan(work: ShardWork) -> list[PlanRow]:
     return read_rows(work.output / "plan", PlanRow)
 
 
-def _write(folder: Path, name: str, rows: list[PlanRow], bad: tuple[str, ...] = (), text: str = "") -> None:
+def write_generations(
+    folder: AnyPath, name: str, rows: list[PlanRow], bad: tuple[str, ...] = (), text: str = ""
+) -> None:
     made = [
         Generation(id=row.id, num_prompt_tokens=5, num_tokens=7, shard=row.shard, seconds=2, finished_at=10 + number,
                    text=text if row.id in bad else f" I would rather help you with something else, {row.id}.")
@@ -64,13 +67,13 @@ def _assembled(work: ShardWork, folders: list[Path]) -> list[dict[str, int]]:
 
 
 def test_shards_plan_and_assemble_their_own_rows_alone(tmp_path: Path) -> None:
-    work = _started(tmp_path, _requests(4))
+    work = _started(tmp_path, make_requests(4))
     plan = _plan(work)
     assert [row.shard for row in plan] == [0] * 10 + [1] * 10
     assert planned_ids(tmp_path) == {row.id for row in plan}
-    _write(tmp_path, "a", plan[:7])
-    _write(tmp_path, "b", plan[7:15])  # rows of both shards in one file
-    _write(tmp_path, "c", plan[15:])
+    write_generations(tmp_path, "a", plan[:7])
+    write_generations(tmp_path, "b", plan[7:15])  # rows of both shards in one file
+    write_generations(tmp_path, "c", plan[15:])
     counts = _assembled(work, [tmp_path])
     assert [count["groups"] for count in counts] == [4, 4]
     assert sum(count["pairs"] for count in counts) == 8 * 15
@@ -80,10 +83,10 @@ def test_shards_plan_and_assemble_their_own_rows_alone(tmp_path: Path) -> None:
 
 
 def test_request_that_cannot_be_cut_is_quarantined_once(tmp_path: Path) -> None:
-    requests = [*_requests(1), Request(id="x", prompt="How?", harmful="No points", source_row=8)]
+    requests = [*make_requests(1), Request(id="x", prompt="How?", harmful="No points", source_row=8)]
     work = _started(tmp_path, requests)
     plan = _plan(work)
-    _write(tmp_path, "a", plan)
+    write_generations(tmp_path, "a", plan)
     counts = over_shards(partial(assemble_shard, ShardWork(tmp_path, RECIPE, QualityConfig(), None, shard_files(
         [tmp_path / "generations"]))), range(1), "groups")  # fmt: skip
     assert (counts[0]["groups"], counts[0]["requests_without_group"]) == (2, 1)
@@ -93,9 +96,9 @@ def test_request_that_cannot_be_cut_is_quarantined_once(tmp_path: Path) -> None:
 
 
 def test_quarantined_generation_is_retried_warmer_and_then_completes_its_group(tmp_path: Path) -> None:
-    work = _started(tmp_path, _requests(4))
+    work = _started(tmp_path, make_requests(4))
     plan = _plan(work)
-    _write(tmp_path, "a", plan, bad=(plan[3].id,))
+    write_generations(tmp_path, "a", plan, bad=(plan[3].id,))
     assert [count["groups"] for count in _assembled(work, [tmp_path])] == [2, 4]
     (bad,) = quarantined(tmp_path)
     assert (bad.id, bad.source_row, bad.attempts) == (plan[3].id, 0, 1)
@@ -104,14 +107,14 @@ def test_quarantined_generation_is_retried_warmer_and_then_completes_its_group(t
     (folder,) = retry_folders(tmp_path, "")
     (row,) = read_rows(folder / "plan", PlanRow)
     assert (row.id, row.temperature, row.shard) == (plan[3].id, 0.7, 0)
-    _write(folder, "a", [row], bad=(row.id,))
+    write_generations(folder, "a", [row], bad=(row.id,))
     assert [count["groups"] for count in _assembled(work, [tmp_path, folder])] == [2, 4]
     assert quarantined(tmp_path)[0].attempts == 2
 
     assert plan_retry(tmp_path, ("",), 0.7) == 1
     assert attempts_of(tmp_path, ("",)) == 2
     last = retry_folders(tmp_path, "")[-1]
-    _write(last, "a", read_rows(last / "plan", PlanRow))
+    write_generations(last, "a", read_rows(last / "plan", PlanRow))
     assert [count["groups"] for count in _assembled(work, [tmp_path, folder, last])] == [4, 4]
     assert quarantined(tmp_path) == []
     assert plan_retry(tmp_path, ("",), 0.7) == 0
@@ -120,14 +123,14 @@ def test_quarantined_generation_is_retried_warmer_and_then_completes_its_group(t
 def test_summary_comes_last(tmp_path: Path) -> None:
     assert read_summary(tmp_path) is None
     bad = Quarantined(source_row=1, reason="r", content="c")
-    assert write_requests(tmp_path, (_requests(5), [bad], {"near_duplicates": 3}), 2) == read_summary(tmp_path)
+    assert write_requests(tmp_path, (make_requests(5), [bad], {"near_duplicates": 3}), 2) == read_summary(tmp_path)
     assert read_summary(tmp_path) == {"near_duplicates": 3, "requests": 5, "shards": 3}
     assert len(read_rows(request_file(tmp_path, 2), Request)) == 1
     assert quarantined(tmp_path) == [bad]
 
 
 def test_estimate_counts_rows_and_tokens(tmp_path: Path, tiny_tokenizer_folder: Path) -> None:
-    rows = _plan(_started(tmp_path, _requests(2)))
+    rows = _plan(_started(tmp_path, make_requests(2)))
     found = estimate(sorted((tmp_path / "plan").glob("*.parquet")), tiny_tokenizer_folder, 64.0)
     assert (found.num_rows, found.most_new_tokens, found.sampled) == (len(rows), 128 * len(rows), False)
     assert found.engine_hours == pytest.approx(128 * 10 / 64 / 3600)

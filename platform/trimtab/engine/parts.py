@@ -1,37 +1,40 @@
-"""The committed files of a run: what is in them, and which of them can't be read any more."""
+"""The committed files of a run: what is in them, which can't be read any more, and what the checkpoints say of them.
+
+Ray Data names a checkpoint (``X.parquet``) as the data file that it stands for begins (``X-0.parquet``). It commits one
+by renaming ``X.pending.parquet``, which in an object store is a copy and a removal.
+"""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
+from trimtab.files import AnyPath, at_once, files_in, parquet_source
 from trimtab.schemas import readable
+
+PENDING = ".pending.parquet"
 
 
 class Parts:
     """Counts over the Parquet files of a folder that is still being written; a file is read once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
         self.num_rows = self.num_tokens = self.num_errors = 0
-        self._ids: dict[Path, list[str]] = {}
+        self._ids: dict[AnyPath, list[str]] = {}
 
     def look(self) -> None:
         """Read the files that came since the last look; one that is still being written is left for the next."""
-        import pyarrow as pa
         import pyarrow.compute as pc
-        import pyarrow.parquet as pq
 
-        for path in _files(self.folder):
-            if path in self._ids:
+        new = [path for path in files_in(self.folder) if path not in self._ids]
+        for path, table in zip(new, at_once(_counted_columns, new), strict=True):
+            if table is None:
                 continue
-            with contextlib.suppress(pa.ArrowInvalid, FileNotFoundError):
-                table = pq.ParquetFile(path).read(columns=["id", "num_tokens", "error"])
-                self._ids[path] = table["id"].to_pylist()
-                self.num_rows += table.num_rows
-                self.num_tokens += pc.sum(table["num_tokens"]).as_py() or 0
-                self.num_errors += pc.sum(pc.not_equal(table["error"], "")).as_py() or 0
+            self._ids[path] = table["id"].to_pylist()
+            self.num_rows += table.num_rows
+            self.num_tokens += pc.sum(table["num_tokens"]).as_py() or 0
+            self.num_errors += pc.sum(pc.not_equal(table["error"], "")).as_py() or 0
 
     def all_ids(self) -> Iterator[str]:
         """The id of every committed row."""
@@ -44,27 +47,56 @@ class Parts:
         return set(self.all_ids())
 
 
-def remove_unreadable(folder: Path) -> list[str]:
+def _counted_columns(path: AnyPath) -> Any:
+    """What is counted of a file; None of one that is not whole yet, or gone again."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(parquet_source(path)).read(columns=["id", "num_tokens", "error"])
+    except (pa.ArrowInvalid, FileNotFoundError):
+        return None
+
+
+def remove_unreadable(folder: AnyPath) -> list[str]:
     """Remove generation files that are no readable Parquet, and the checkpoints that say their rows are done.
 
     Returns:
         The names of the removed files.
     """
-    removed = []
-    for path in _files(folder / "generations"):
-        if not readable(path):
-            _forget(path, folder / "checkpoint")
-            removed.append(path.name)
-    return removed
+    files = files_in(folder / "generations")
+    bad = [path for path, good in zip(files, at_once(readable, files), strict=True) if not good]
+    gone = {_task_of_file(path) for path in bad}
+    for checkpoint in files_in(folder / "checkpoint"):
+        if _task_of_checkpoint(checkpoint) in gone:
+            checkpoint.unlink()  # before the file: a checkpoint without its file would pass for done
+    for path in bad:
+        path.unlink()
+    return [path.name for path in bad]
 
 
-def _forget(path: Path, checkpoints: Path) -> None:
-    """Ray Data names a checkpoint as the data files that it stands for begin: first it goes, then the file."""
-    for checkpoint in _files(checkpoints):
-        if path.name.startswith(checkpoint.name.removesuffix(".parquet").removesuffix(".pending")):
-            checkpoint.unlink()
-    path.unlink()
+def mend_checkpoints(folder: AnyPath) -> int:
+    """Let checkpoints say what the files say: remove those whose file is gone, and pending ones that were committed.
+
+    A kill between the copy and the removal of a commit leaves both names; Ray Data would then take the file away as
+    never committed, and keep the checkpoint that says it is.
+
+    Returns:
+        How many files are gone.
+    """
+    made = {_task_of_file(path) for path in files_in(folder / "generations")}
+    checkpoints = files_in(folder / "checkpoint")
+    pending = [path for path in checkpoints if path.name.endswith(PENDING)]
+    committed = {_task_of_checkpoint(path): path for path in checkpoints if path not in pending}
+    lost = [path for task, path in committed.items() if task not in made]
+    for path in [*(path for path in pending if _task_of_checkpoint(path) in committed), *lost]:
+        path.unlink()
+    return len(lost)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+def _task_of_file(path: AnyPath) -> str:
+    return path.name.rpartition("-")[0]
+
+
+def _task_of_checkpoint(path: AnyPath) -> str:
+    return path.name.removesuffix(".parquet").removesuffix(".pending")

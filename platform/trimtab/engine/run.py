@@ -16,14 +16,15 @@ from trimtab.config import InputError
 from trimtab.console import say
 from trimtab.engine.config import EngineConfig, VLLMEngine
 from trimtab.engine.endpoint import endpoint_stage
-from trimtab.engine.parts import Parts, remove_unreadable
+from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
 from trimtab.engine.telemetry import watching
 from trimtab.engine.vllm_stage import LIGHT, LIGHT_CPUS, LIGHT_TASKS, vllm_stage
+from trimtab.files import AnyPath, arrow_paths
 from trimtab.schemas import Generation, PlanRow, read_rows, write_rows
 
 
 def generate(
-    plan: list[PlanRow], folder: Path, model: Path | None, engine: EngineConfig, label: str
+    plan: list[PlanRow], folder: AnyPath, model: Path | None, engine: EngineConfig, label: str
 ) -> list[Generation]:
     """Generate the rows of a plan that fits into memory; rows already below ``folder`` are kept.
 
@@ -51,7 +52,7 @@ def generate(
     return [found[row.id] for row in plan]
 
 
-def generate_plan(folder: Path, ids: set[str], model: Path | None, engine: EngineConfig, label: str) -> None:
+def generate_plan(folder: AnyPath, ids: set[str], model: Path | None, engine: EngineConfig, label: str) -> None:
     """Generate what is missing of the plan in ``folder/plan/*.parquet`` into ``folder/generations/``.
 
     Args:
@@ -62,6 +63,8 @@ def generate_plan(folder: Path, ids: set[str], model: Path | None, engine: Engin
     """
     for name in remove_unreadable(folder):
         say(f"  {label}: {name} could not be read; its rows are made again")
+    if gone := mend_checkpoints(folder):
+        say(f"  {label}: {gone} generation files are gone; their rows are made again")
     parts = Parts(folder / "generations")
     before = len(parts.ids() & ids)
     if before:
@@ -83,13 +86,15 @@ def _verify(parts: Parts, ids: set[str], label: str) -> None:
         raise RuntimeError(f"{label}: {len(doubled)} of {len(ids)} rows were written twice (such as {doubled[0]})")
 
 
-def _stream(folder: Path, model: Path | None, engine: EngineConfig) -> None:
+def _stream(folder: AnyPath, model: Path | None, engine: EngineConfig) -> None:
     import ray
     from ray.data.checkpoint import CheckpointConfig
 
+    places = [folder / name for name in ("plan", "generations", "checkpoint")]
+    filesystem, (plan, generations, checkpoint) = arrow_paths(places)
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
-        id_column="id", checkpoint_path=str(folder / "checkpoint"), delete_checkpoint_on_success=False
+        id_column="id", checkpoint_path=checkpoint, delete_checkpoint_on_success=False, override_filesystem=filesystem
     )
     context.enable_progress_bars = False
     context.actor_init_retry_on_errors = True
@@ -99,11 +104,11 @@ def _stream(folder: Path, model: Path | None, engine: EngineConfig) -> None:
         with warnings.catch_warnings():
             # Ray only warns when a plan can't be checkpointed; a run that can't be resumed must not begin.
             warnings.filterwarnings("error", message=".*doesn't support checkpointing")
-            rows = ray.data.read_parquet(str(folder / "plan"), **LIGHT)
+            rows = ray.data.read_parquet(plan, filesystem=filesystem, **LIGHT)
             rows = rows.repartition(target_num_rows_per_block=engine.rows_per_batch)
             rows = engine_stage(rows, model, engine)
             rows.write_parquet(
-                str(folder / "generations"), ray_remote_args=LIGHT_CPUS, concurrency=LIGHT_TASKS,
+                generations, filesystem=filesystem, ray_remote_args=LIGHT_CPUS, concurrency=LIGHT_TASKS,
                 write_page_checksum=True,
             )  # fmt: skip
     finally:

@@ -6,12 +6,13 @@ import contextlib
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from trimtab.console import Progress, polling
+from trimtab.console import POLL_S, Progress, polling
 from trimtab.engine.parts import Parts
 
-SCRAPE_EVERY_S = 10.0
+SCRAPE_EVERY_S, LIST_EVERY_S = 10.0, 5.0
 HITS, QUERIES = "vllm_prefix_cache_hits", "vllm_prefix_cache_queries"
 
 
@@ -20,7 +21,8 @@ def watching(label: str, parts: Parts, total: int, model: str) -> Iterator[None]
     """Show committed rows, tokens/s, the share of prompt tokens from the cache and failed rows while the block runs."""
     with Progress(label, total, "rows") as progress:
         watch = Watch(label, parts, model)
-        with polling(lambda: progress.update(min(parts.num_rows, total), watch.note())):
+        every_s = POLL_S if isinstance(parts.folder, Path) else LIST_EVERY_S
+        with polling(lambda: progress.update(min(parts.num_rows, total), watch.note()), every_s):
             yield
 
 
@@ -98,9 +100,11 @@ def _exported() -> Iterator[str]:
 
 
 def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """The cache's samples: parsing the thousands of others that Ray exports would take the engine's time."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    for family in text_string_to_metric_families(text):
+    ours = "".join(f"{line}\n" for line in text.splitlines() if "prefix_cache" in line)
+    for family in text_string_to_metric_families(ours):
         for sample in family.samples:
-            if "prefix_cache" in sample.name and not sample.name.endswith("_created"):
+            if not sample.name.endswith("_created"):
                 yield sample.name, sample.labels, sample.value

@@ -14,6 +14,7 @@ from trimtab.engine.config import VLLMEngine
 # The cheap stages must never starve the engine nor deadlock on two CPUs, and each of their processes
 # costs seconds of imports: a small share of a CPU each, and few of them.
 LIGHT_CPUS, LIGHT_TASKS = {"num_cpus": 0.1}, 2
+OFFLINE_BATCHED_TOKENS = {"cpu": 4096, "gpu": 8192}
 LIGHT = {**LIGHT_CPUS, "concurrency": LIGHT_TASKS}
 
 
@@ -54,11 +55,12 @@ def engine_kwargs(engine: VLLMEngine) -> dict[str, Any]:
     Sampling is seeded for the engine, not for each request: on CPU vLLM 0.29 draws requests with a seed of
     their own one by one (half the speed) and dies when one of them is prefilled in chunks.
     """
+    batched = engine.max_num_batched_tokens or OFFLINE_BATCHED_TOKENS["gpu" if engine.accelerators else "cpu"]
     values: dict[str, Any] = {
         "max_model_len": engine.max_model_len, "block_size": engine.block_size, "dtype": engine.dtype,
         "max_num_seqs": engine.max_num_seqs, "tensor_parallel_size": engine.tensor_parallel_size,
-        "enable_prefix_caching": True, "enforce_eager": not engine.accelerators, "seed": engine.seed,
-        "trust_remote_code": False,
+        "max_num_batched_tokens": batched, "enable_prefix_caching": True, "enforce_eager": not engine.accelerators,
+        "seed": engine.seed, "trust_remote_code": False,
     }  # fmt: skip
     return values | engine.engine_kwargs
 

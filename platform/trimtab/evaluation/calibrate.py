@@ -21,6 +21,7 @@ from trimtab.config import Config, InputError, placement
 from trimtab.console import say
 from trimtab.data import lines
 from trimtab.evaluation.agreement import Agreement, agreement
+from trimtab.files import AnyPath, LocalPath, Location
 from trimtab.judging import QUESTIONS, Item, JudgeConfig, Judged, Question, RulesJudge, described, judge_all
 from trimtab.judging.known import KnownAgreement, remember
 from trimtab.schemas import CONTENT_CHARS, Quarantined, Row, Verdict, reason_of, write_rows
@@ -47,13 +48,14 @@ class Label(Row):
 class CalibrationConfig(Config):
     """``trimtab evaluate judge``: compare a judge with labels."""
 
-    output: Path = placement()
+    output: LocalPath = placement()
     """Folder of the output: verdicts.parquet, quarantine.parquet, record.json."""
-    labels: Path = placement()
-    """JSON lines: id, question, prompt, text and label (yes or no); prefill, has_trigger and source where known."""
+    labels: Location = placement()
+    """JSON lines, a file or its URI: id, question, prompt, text and label (yes or no); where known prefill, has_trigger
+    and source."""
     judge: JudgeConfig = RulesJudge()
-    against: Path | None = placement(None)
-    """A second file of labels, which stands in for the judge: how far two people agree."""
+    against: Location | None = placement(None)
+    """A second file of labels, or its URI, which stands in for the judge: how far two people agree."""
     max_bad_share: float = Field(0.01, ge=0, le=1)
     """More rows that can't be read than this share is an error."""
     seed: int = 0
@@ -73,10 +75,10 @@ def run(config: CalibrationConfig) -> Record:
         InputError: a file can't be read, has too many bad rows, or the two share no row.
     """
     require_file("labels", config.labels)
-    inputs = {"labels": file_fingerprint(config.labels)}
+    inputs = {"labels": file_fingerprint(config.labels, "labels")}
     if config.against is not None:
         require_file("against", config.against)
-        inputs["against"] = file_fingerprint(config.against)
+        inputs["against"] = file_fingerprint(config.against, "against")
 
     def work(output: Path) -> Outcome:
         labels, bad = read_labels("labels", config.labels, config.max_bad_share)
@@ -89,7 +91,7 @@ def run(config: CalibrationConfig) -> Record:
     return run_stage(STAGE, config.output, config, inputs, work)
 
 
-def read_labels(field: str, path: Path, max_bad_share: float = 0.0) -> tuple[list[Label], list[Quarantined]]:
+def read_labels(field: str, path: AnyPath, max_bad_share: float = 0.0) -> tuple[list[Label], list[Quarantined]]:
     """The labels of a file, and the rows that are none, with the reason.
 
     Raises:

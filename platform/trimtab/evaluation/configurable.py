@@ -20,6 +20,7 @@ from trimtab.evaluation.following import ConfigurationPair, compare, measure, pa
 from trimtab.evaluation.prompts import read_prompts
 from trimtab.evaluation.several import ModelsConfig, run_models
 from trimtab.evaluation.stage import Made, about_judge, give_verdicts, one_per_prompt, run_evaluation
+from trimtab.files import Location
 from trimtab.judging import JudgeConfig, RulesJudge
 from trimtab.schemas import Generation, PlanRow, Quarantined, Verdict, make_id, write_rows
 from trimtab.sources import SourceConfig, read_requests, require_file, split_requests
@@ -33,8 +34,8 @@ class ConfigurableConfig(ModelsConfig):
 
     source: SourceConfig = SourceConfig()
     """Requests; only the evaluation split's prompts are asked."""
-    prompts: Path | None = placement(None)
-    """A file of prompts to ask instead: rows with a ``prompt``, or a text file with one a line."""
+    prompts: Location | None = placement(None)
+    """A file of prompts to ask instead, or its URI: rows with a ``prompt``, or a text file with one a line."""
     pairs: tuple[ConfigurationPair, ...] = Field((ConfigurationPair(),), min_length=1)
     """The configurations to measure against one another; the first pair's S0 and S1 are the headline."""
     paraphrases: bool = False
@@ -54,9 +55,9 @@ def run(config: ConfigurableConfig, made: Made | None = None) -> Record:
         A record whose ``results`` hold the Estimates ``s0``, ``s1`` and ``s0_plus_s1`` of the first pair, and all that
         is known of each under ``pairs``; with ``models``, those of each model and the differences from the first.
     """
-    asked = config.prompts or config.source.path
-    require_file("prompts" if config.prompts else "data", asked)
-    inputs = {"prompts" if config.prompts else "data": file_fingerprint(asked)}
+    field, asked = ("prompts", config.prompts) if config.prompts else ("data", config.source.path)
+    require_file(field, asked)
+    inputs = {field: file_fingerprint(asked, field)}
     if config.models:
         return run_models(STAGE, config, inputs, run, partial(differences, config=config))
     prompts, bad = asked_prompts(config)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trimtab.html import INK, canvas
 from trimtab.stats import Estimate
 
 if TYPE_CHECKING:
@@ -13,13 +14,12 @@ if TYPE_CHECKING:
 
 COLORS = ("#5f6875", "#0b62c4", "#b4410e", "#157347", "#7a3fc0", "#8a6100")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-INK, FAINT = "#1c2430", "#c9d0d9"
-WIDTH_IN, DPI = 4.9, 160
+FAINT = "#c9d0d9"
 
 
 def corr_curves(curves: Mapping[str, Mapping[int, Estimate]]) -> Figure:
     """Corr@k over k with its 95 % band, a line for each model."""
-    figure, (axes,) = _canvas(3.3)
+    figure, (axes,) = canvas(3.3)
     for number, (name, points) in enumerate(curves.items()):
         known = [(k, e) for k, e in sorted(points.items()) if e.value is not None]
         ks, values = [k for k, _ in known], [e.value for _, e in known]
@@ -38,7 +38,7 @@ def corr_curves(curves: Mapping[str, Mapping[int, Estimate]]) -> Figure:
 
 def quadrants(points: Mapping[str, tuple[Estimate, Estimate]]) -> Figure:
     """S1 over S0 with both intervals; on the dashed line S0 + S1 = 1 a setting changes nothing."""
-    figure, (axes,) = _canvas(4.9)
+    figure, (axes,) = canvas(4.9)
     axes.plot([0, 1], [1, 0], color=INK, linestyle=(0, (4, 3)), linewidth=1)
     axes.axhline(0.5, color=FAINT, linewidth=1)
     axes.axvline(0.5, color=FAINT, linewidth=1)
@@ -60,7 +60,7 @@ def quadrants(points: Mapping[str, tuple[Estimate, Estimate]]) -> Figure:
 
 def losses(steps: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]] = ()) -> Figure:
     """DPO loss above, margin of the better answer below, over the optimizer steps; validation as dots."""
-    figure, (loss, margin) = _canvas(4.4, rows=2)
+    figure, (loss, margin) = canvas(4.4, rows=2)
     numbers = [step["step"] for step in steps]
     loss.axhline(math.log(2), color=INK, linestyle=(0, (4, 3)), linewidth=1, label="untrained (ln 2)")
     loss.plot(numbers, [step["dpo_loss"] for step in steps], color=COLORS[1], linewidth=1.8, label="DPO loss")
@@ -74,22 +74,6 @@ def losses(steps: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str,
     margin.set(ylabel="margin", xlabel="optimizer step")
     _legend(loss)
     return figure
-
-
-def _canvas(height_in: float, rows: int = 1) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained", facecolor="white")
-    panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
-    for axes in panels:
-        axes.grid(axis="y", color="#e6eaef", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color("#7b8594")
-        axes.tick_params(colors=INK, labelsize=10)
-        axes.xaxis.label.set(color=INK, size=10.5)
-        axes.yaxis.label.set(color=INK, size=10.5)
-    return figure, panels
 
 
 def _style(number: int) -> dict[str, Any]:

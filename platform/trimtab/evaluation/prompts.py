@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from trimtab.config import InputError
+from trimtab.files import AnyPath
 from trimtab.schemas import CONTENT_CHARS, Quarantined
-from trimtab.sources import is_unicode, read_json_rows, refuse_too_many_bad, require_file
+from trimtab.sources import is_unicode, read_json_rows, read_text, refuse_too_many_bad
 
 ROWS = (".jsonl", ".json", ".parquet")
 
 
-def read_prompts(field: str, path: Path, max_bad_share: float) -> tuple[list[str], list[Quarantined]]:
+def read_prompts(field: str, path: AnyPath, max_bad_share: float) -> tuple[list[str], list[Quarantined]]:
     """The distinct prompts of a file, in its order, and the rows that can't be used.
 
     Raises:
@@ -39,12 +39,8 @@ def read_prompts(field: str, path: Path, max_bad_share: float) -> tuple[list[str
     return list(first), bad
 
 
-def _lines(field: str, path: Path) -> Iterator[dict[str, str]]:
-    require_file(field, path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(field, path, f"is not UTF-8 text ({error.reason})", "give one prompt a line") from error
+def _lines(field: str, path: AnyPath) -> Iterator[dict[str, str]]:
+    text = read_text(field, path, "a text file, one prompt a line")
     yield from ({"prompt": line} for line in text.split("\n") if line.strip())
 
 

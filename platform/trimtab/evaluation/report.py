@@ -19,6 +19,7 @@ from trimtab.artifacts import Outcome, Record, machine, read_log, require_record
 from trimtab.config import Config, InputError, placement
 from trimtab.evaluation import configurable, figures, following, prefill, retention
 from trimtab.evaluation.following import ConfigurationPair
+from trimtab.files import LocalPath, Location
 from trimtab.schemas import RetentionRow, Verdict, read_rows
 from trimtab.stats import EMPTY, Estimate, minimum_detectable_effect
 
@@ -40,25 +41,25 @@ class ReportedModel(Config):
 
     name: str = Field(min_length=1, max_length=60)
     """The name shown, such as ``base``."""
-    prefill: Path | None = placement(None)
+    prefill: LocalPath | None = placement(None)
     """Output of ``trimtab evaluate prefill``."""
-    configurable: Path | None = placement(None)
+    configurable: LocalPath | None = placement(None)
     """Output of ``trimtab evaluate configurable``."""
-    retention: Path | None = placement(None)
+    retention: LocalPath | None = placement(None)
     """Output of ``trimtab evaluate retention``."""
 
 
 class ReportConfig(Config):
     """``trimtab report``: write the report."""
 
-    output: Path = placement()
+    output: LocalPath = placement()
     """Folder of the output: report.html, report.md, report.json, pictures, record.json."""
     models: tuple[ReportedModel, ...] = Field(min_length=1)
     """The models; the first is the baseline that the last is compared with."""
-    training: Path | None = placement(None)
+    training: LocalPath | None = placement(None)
     """Output of ``trimtab train``: adds its loss and margin."""
-    synthesis: Path | None = placement(None)
-    """Output of ``trimtab synthesize``: adds its settings and counts."""
+    synthesis: Location | None = placement(None)
+    """Output of ``trimtab synthesize``, a folder or its URI: adds its settings and counts."""
     title: str = "trimtab report"
 
     @model_validator(mode="after")

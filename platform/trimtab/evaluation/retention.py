@@ -16,20 +16,23 @@ from trimtab.artifacts import Outcome, Record, require_record
 from trimtab.config import InputError, placement
 from trimtab.data import lines
 from trimtab.evaluation.stage import EvaluationConfig, Made, model_folder, run_evaluation
+from trimtab.files import LocalPath, Location
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import Generation, PlanRow, RetentionRow, make_id, read_rows, write_rows
+from trimtab.sources import read_text
 from trimtab.stats import Estimate, clustered_mean, paired_difference
 
 STAGE = "evaluate retention"
+SHIPPED = "benign_prompts.txt"
 
 
 class RetentionConfig(EvaluationConfig):
     """``trimtab evaluate retention``: measure what general chat lost."""
 
-    base: Path | None = placement(None)
+    base: LocalPath | None = placement(None)
     """Output of the same command for the base model, whose answers are scored; none: this model's own answers."""
-    prompts: Path | None = None
-    """A text file of benign prompts, one a line; none: the shipped ones."""
+    prompts: Location | None = None
+    """A text file of benign prompts, one a line, or its URI; none: the shipped ones."""
     num_prompts: int = Field(32, ge=1)
     """How many of them are asked."""
     configuration: str | None = "harmless"
@@ -70,9 +73,8 @@ def run(config: RetentionConfig, made: Made | None = None) -> Record:
 
 def plan_answers(config: RetentionConfig) -> list[PlanRow]:
     """One greedy answer for each benign prompt."""
-    if config.prompts is not None and not config.prompts.is_file():
-        raise InputError("prompts", config.prompts, "no such file", "give a text file, one prompt a line")
-    text = config.prompts.read_text(encoding="utf-8").splitlines() if config.prompts else lines("benign_prompts.txt")
+    path = config.prompts
+    text = read_text("prompts", path, "a text file, one prompt a line").splitlines() if path else lines(SHIPPED)
     prompts = [line.strip() for line in text if line.strip()][: config.num_prompts]
     system = SafetyConfig(preset=config.configuration).render() if config.configuration else None
     return [

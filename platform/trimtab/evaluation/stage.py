@@ -11,6 +11,7 @@ from trimtab.artifacts import Outcome, Record, run_stage
 from trimtab.cluster import RayConfig
 from trimtab.config import Config, placement
 from trimtab.engine import EngineConfig, VLLMEngine, generate
+from trimtab.files import LocalPath
 from trimtab.judging import Item, JudgeConfig, Judged, Question, described, judge_all
 from trimtab.schemas import Generation, PlanRow, Request, Verdict
 
@@ -21,7 +22,7 @@ Finish = Callable[[list[Generation], Path], Outcome]
 class EvaluationConfig(Config):
     """The fields of every evaluation."""
 
-    output: Path = placement()
+    output: LocalPath = placement()
     """Folder of the output: rows as Parquet, record.json."""
     model: str = placement("smollm2-135m")
     """The model to measure: a folder, a Hub id or the embedded default."""

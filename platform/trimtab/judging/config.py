@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -17,6 +16,7 @@ from pydantic import Field
 from trimtab import models
 from trimtab.config import Config, placement
 from trimtab.engine import VLLMEngine
+from trimtab.files import LocalPath
 from trimtab.judging.prompts import digests
 from trimtab.schemas import make_id
 
@@ -42,9 +42,9 @@ class ModelJudge(Config):
     model: str
     max_tokens: int = Field(32, ge=1)
     """Most tokens of a judge's answer, which is a word or three short lines."""
-    prompts: Path | None = placement(None)
+    prompts: LocalPath | None = placement(None)
     """A folder whose ``<question>.txt`` stand in for the shipped texts; their content is part of the identity."""
-    cache: Path | None = placement(None)
+    cache: LocalPath | None = placement(None)
     """Folder of the answers' cache; none: ``judge-cache`` in ``$TRIMTAB_HOME``. A model's name or files, not its
     address, say which judge answered: another model under the same name needs another folder."""
 

@@ -16,6 +16,7 @@ from trimtab.config import InputError
 from trimtab.data import SHIPPED
 from trimtab.judging.questions import QUESTIONS, Item, Question
 from trimtab.schemas import make_id
+from trimtab.sources import read_text
 
 SLOTS = frozenset({"request", "start", "answer", "mark"})
 NEEDED = frozenset({"answer", "mark"})
@@ -34,10 +35,7 @@ def template(question: Question, folder: Path | None) -> Template:
         InputError: the folder holds no text of a question, or a text lacks a slot or has an unknown one.
     """
     path = _path(question, folder)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError("judge.prompts", path, f"is not UTF-8 text ({error.reason})", "give a text file") from error
+    lines = read_text("judge.prompts", path, "a text file").splitlines()
     text = Template("\n".join(line for line in lines if not line.startswith("#")).strip())
     if not text.is_valid():
         raise InputError("judge.prompts", path, "has a $ that begins no slot", "write $$ for a dollar sign")

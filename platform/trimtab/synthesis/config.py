@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -10,6 +9,7 @@ from pydantic import Field
 from trimtab.cluster import RayConfig
 from trimtab.config import Config, placement
 from trimtab.engine import EngineConfig, VLLMEngine
+from trimtab.files import Location
 from trimtab.synthesis.quality import QualityConfig
 from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 from trimtab.synthesis.recipes.derived import FlipRecipe, MixtureRecipe
@@ -25,8 +25,8 @@ Recipe = Annotated[
 class SynthesisConfig(Config):
     """``trimtab synthesize``: make ranked groups."""
 
-    output: Path = placement()
-    """Folder of the output: groups/, quarantine/, data_report.html, record.json."""
+    output: Location = placement()
+    """Folder of the output, or its URI: groups/, quarantine/, data_report.html, record.json."""
     model: str = placement("smollm2-135m")
     """The model that generates: a folder, a registered name@version, a Hub id or the embedded default."""
     recipe: Recipe = CourseCorrectionRecipe()

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab import html
 from trimtab.artifacts import git_revision, versions, write_text
+from trimtab.files import AnyPath
 from trimtab.schemas import RankedGroup, Response
 from trimtab.stats import EMPTY, Estimate
 
@@ -27,14 +27,14 @@ TURN = " ▸ "
 NUMBER = re.compile(r"(limit )?(?<![-\w])\d+(?:\.\d+)?")
 QUOTED = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)")
 BLANK_LINES = re.compile(r"\s*\n\s*")
-INK, BLUE, RUST, GRID = "#1c2430", "#0b62c4", "#b4410e", "#e6eaef"
-WIDTH_IN, LABEL_CHARS = 4.9, 24
+BLUE, RUST = "#0b62c4", "#b4410e"
+LABEL_CHARS = 24
 
 
 def write_report(
-    output: Path, *, config_yaml: str, counts: Mapping[str, int], statistics: Mapping[str, Any],
+    output: AnyPath, *, config_yaml: str, counts: Mapping[str, int], statistics: Mapping[str, Any],
     quarantined: Mapping[tuple[str, str], int], examples: Sequence[RankedGroup], inputs: Mapping[str, str],
-) -> Path:  # fmt: skip
+) -> AnyPath:  # fmt: skip
     """Write ``data_report.html`` into an output and return its path.
 
     Args:
@@ -161,7 +161,7 @@ def lengths(statistics: Mapping[str, Any]) -> Figure | None:
     roles = [(role, values) for role, values in statistics.get("roles", {}).items() if role in histogram["counts"]]
     if not roles:
         return None
-    figure, panels = _canvas(0.8 + 0.5 * len(roles), len(roles))
+    figure, panels = html.canvas(0.8 + 0.5 * len(roles), len(roles), grid="x")
     for axes, (role, values) in zip(panels, roles, strict=True):
         axes.stairs(histogram["counts"][role], histogram["edges"], fill=True, color=BLUE, alpha=0.75)
         axes.axvline(min(values["words"]["median"], histogram["edges"][-1]), color=RUST, linewidth=2)
@@ -178,28 +178,13 @@ def safe_shares(ranks: Sequence[Mapping[str, Any]]) -> Figure | None:
     scored = [(place, rank["safe"]) for place, rank in enumerate(ranks) if rank["safe"].value is not None]
     if not scored:
         return None
-    figure, (axes,) = _canvas(0.8 + 0.36 * len(ranks))
+    figure, (axes,) = html.canvas(0.8 + 0.36 * len(ranks), grid="x")
     for place, safe in scored:
         arms = [[max(0.0, safe.value - safe.low)], [max(0.0, safe.high - safe.value)]]
         axes.errorbar(safe.value, place, xerr=arms, color=BLUE, marker="o", markersize=7, capsize=4, linewidth=2)
     axes.set(xlim=(-0.03, 1.03), ylim=(len(ranks) - 0.5, -0.5), xlabel="share of safe answers")
     axes.set_yticks(range(len(ranks)), [_label(f"{rank['rank']}. {rank['role']}") for rank in ranks])
     return figure
-
-
-def _canvas(height_in: float, rows: int = 1) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained", facecolor="white")
-    panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
-    for axes in panels:
-        axes.grid(axis="x", color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(colors=INK, labelsize=10)
-        axes.xaxis.label.set(color=INK, size=10.5)
-        axes.yaxis.label.set(color=INK, size=10)
-    return figure, panels
 
 
 def _label(name: str) -> str:

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from trimtab.chat import Chat
+from trimtab.files import AnyPath
 from trimtab.schemas import PlanRow, read_rows
 
 SAMPLE = 1000
@@ -43,7 +44,7 @@ class Estimate:
         ]  # fmt: skip
 
 
-def estimate(plans: Sequence[Path], model: Path | None, tokens_per_s: float | None) -> Estimate:
+def estimate(plans: Sequence[AnyPath], model: Path | None, tokens_per_s: float | None) -> Estimate:
     """The estimate of plan files, streamed.
 
     Args:

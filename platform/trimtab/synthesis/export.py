@@ -18,7 +18,7 @@ from pydantic import Field
 from trimtab.artifacts import Outcome, Record, require_record, run_stage, write_text
 from trimtab.config import Config, InputError, placement
 from trimtab.console import Progress, say
-from trimtab.files import whole_file
+from trimtab.files import AnyPath, Location, is_file, whole_file
 from trimtab.schemas import SCHEMAS, RankedGroup, group_files
 from trimtab.synthesis.exports import hub
 from trimtab.synthesis.exports.dataset_card import dataset_card
@@ -33,10 +33,10 @@ Format = Literal["trl", "jsonl", "ranked", "dataset"]
 class ExportConfig(Config):
     """``trimtab export``: write ranked groups for other tools."""
 
-    output: Path = placement()
-    """Folder of the output; each format has its place in it, beside record.json."""
-    groups: Path = placement()
-    """Output of ``trimtab synthesize``."""
+    output: Location = placement()
+    """Folder of the output, or its URI; each format has its place in it, beside record.json."""
+    groups: Location = placement()
+    """Output of ``trimtab synthesize``, a folder or its URI."""
     formats: tuple[Format, ...] = Field(("trl",), min_length=1)
     """``trl``: pairs/*.parquet, TRL's conversational preference rows; ``jsonl``: pairwise_dataset.jsonl as released
     with Course-Correction, which has no system prompt, so several configurations get a file each; ``ranked``:
@@ -63,7 +63,7 @@ def run(config: ExportConfig) -> Record:
     if config.push_to is not None:
         _check_push(config, config.push_to)
 
-    def work(output: Path) -> Outcome:
+    def work(output: AnyPath) -> Outcome:
         return _export(config, source, output)
 
     record = run_stage(STAGE, config.output, config, {"groups": source.fingerprint}, work)
@@ -78,7 +78,7 @@ def _check_push(config: ExportConfig, repository: str) -> None:
     hub.check_repository(repository)
 
 
-def _export(config: ExportConfig, source: Record, output: Path) -> Outcome:
+def _export(config: ExportConfig, source: Record, output: AnyPath) -> Outcome:
     files = group_files(config.groups)
     found = survey(files, config.configurations, config.pairs)
     _check_groups(config, source, found)
@@ -110,13 +110,13 @@ def _check_groups(config: ExportConfig, source: Record, found: Survey) -> None:
 class Part(NamedTuple):
     """One file to write, and the shards of groups that go into it."""
 
-    path: Path
+    path: AnyPath
     kind: Format
-    shards: Sequence[Path]
+    shards: Sequence[AnyPath]
     configurations: Sequence[str] | None
 
 
-def _parts(kind: Format, config: ExportConfig, files: Sequence[Path], found: Survey, output: Path) -> list[Part]:
+def _parts(kind: Format, config: ExportConfig, files: Sequence[AnyPath], found: Survey, output: AnyPath) -> list[Part]:
     """The files of one format: one a shard, or for ``jsonl`` one a configuration."""
     if kind == "jsonl":
         single = len(found.num_groups) == 1
@@ -133,7 +133,7 @@ def _parts(kind: Format, config: ExportConfig, files: Sequence[Path], found: Sur
 
 def _write(part: Part, which: Which) -> Iterator[None]:
     """Write a file unless it is there, whole or not at all; yields after each of its shards."""
-    if part.path.is_file():
+    if is_file(part.path):
         yield from (None for _ in part.shards)
         return
     with whole_file(part.path) as path, _sink(path, part.kind, which) as put:

@@ -16,13 +16,15 @@ from trimtab.artifacts import Outcome
 from trimtab.config import InputError
 from trimtab.console import say
 from trimtab.engine import generate_plan
+from trimtab.files import AnyPath, arrow_paths, at_once, files_in, parquet_source
 from trimtab.schemas import Quarantined
 from trimtab.synthesis.config import SynthesisConfig
-from trimtab.synthesis.passes import GeneratingRecipe, pass_names
+from trimtab.synthesis.passes import GeneratingRecipe, pass_folder, pass_names
 from trimtab.synthesis.requests import read_summary, select, write_requests
 from trimtab.synthesis.retries import attempts_of, quarantined, retry_folders
 from trimtab.synthesis.shards import (
     FEW_SHARDS,
+    FilesOf,
     ShardWork,
     assemble_shard,
     over_shards,
@@ -35,11 +37,11 @@ from trimtab.synthesis.shards import (
 class Synthesis:
     """One run of a generating recipe in its output folder."""
 
-    def __init__(self, config: SynthesisConfig, recipe: GeneratingRecipe, model: Path | None, output: Path) -> None:
+    def __init__(self, config: SynthesisConfig, recipe: GeneratingRecipe, model: Path | None, output: AnyPath) -> None:
         self.config, self.recipe, self.model, self.output = config, recipe, model, output
         self.names = pass_names(recipe)
 
-    def plan(self) -> list[Path]:
+    def plan(self) -> list[AnyPath]:
         """Write the requests and the first pass's plan; returns all files of the plan."""
         summary = read_summary(self.output)
         if summary is None:
@@ -49,7 +51,7 @@ class Synthesis:
         if summary["shards"] > FEW_SHARDS:
             cluster.connect(self.config.ray)
         self._plan_pass(self.names[0], 0)
-        return sorted(path for name in self.names for path in (self.output / name / "plan").glob("*.parquet"))
+        return [path for name in sorted(self.names) for path in files_in(pass_folder(self.output, name) / "plan")]
 
     def run(self) -> Outcome:
         """Make all groups."""
@@ -59,26 +61,27 @@ class Synthesis:
         for name in self.names:
             for number in {0, attempt}:
                 self._plan_pass(name, number)
-            self._generate(self.output / name, name or "generations")
+            self._generate(pass_folder(self.output, name), name or "generations")
             for folder in retry_folders(self.output, name):
                 self._generate(folder, f"{name or 'generations'}, retry {int(folder.name)}")
         counts = self._assemble()
-        rate = measured_rate([self.output / name / "generations" for name in self.names])
+        rate = measured_rate([pass_folder(self.output, name) / "generations" for name in self.names])
         return Outcome(counts=counts, results={"tokens_per_s": rate})
 
     def _work(self) -> ShardWork:
         model = str(self.model) if self.model else None
         return ShardWork(self.output.resolve(), self.recipe, self.config.quality, model, self._files())
 
-    def _files(self) -> dict[int, list[list[Path]]]:
+    def _files(self) -> FilesOf:
         folders = []
         for name in self.names:
-            base = self.output.resolve() / name
+            base = pass_folder(self.output.resolve(), name)
             folders += [base / "generations", *(folder / "generations" for folder in retry_folders(base, ""))]
         return shard_files(folders)
 
     def _plan_pass(self, name: str, attempt: int) -> None:
-        todo = [shard for shard in self.shards if not plan_file(self.output, name, attempt, shard).is_file()]
+        there = {path.name for path in files_in(pass_folder(self.output, name) / "plan")}
+        todo = [shard for shard in self.shards if plan_file(self.output, name, attempt, shard).name not in there]
         if todo:
             over_shards(partial(plan_shard, self._work(), name, attempt), todo, f"plan {name}".strip())
 
@@ -87,7 +90,7 @@ class Synthesis:
         """The numbers of the shards."""
         return range(self.summary["shards"])
 
-    def _generate(self, folder: Path, label: str) -> None:
+    def _generate(self, folder: AnyPath, label: str) -> None:
         ids = planned_ids(folder)
         say(f"  {label}: {len(ids)} rows of {self.summary['requests']} requests")
         generate_plan(folder, ids, self.model, self.config.engine, label)
@@ -115,23 +118,26 @@ class Synthesis:
             say(f"  WARNING: {lost} rows of {num} requests are quarantined, mostly: {reasons[0][0]}")
 
 
-def planned_ids(folder: Path) -> set[str]:
+def planned_ids(folder: AnyPath) -> set[str]:
     """The ids of a folder's plan."""
+    return {row_id for ids in at_once(_ids, files_in(folder / "plan")) for row_id in ids}
+
+
+def _ids(path: AnyPath) -> list[str]:
     import pyarrow.parquet as pq
 
-    plans = sorted((folder / "plan").glob("*.parquet"))
-    return {row_id for path in plans for row_id in pq.read_table(path, columns=["id"])["id"].to_pylist()}
+    return list(pq.read_table(parquet_source(path), columns=["id"])["id"].to_pylist())
 
 
-def measured_rate(folders: Sequence[Path]) -> float | None:
+def measured_rate(folders: Sequence[AnyPath]) -> float | None:
     """Generated tokens a second over the time in which the engine held at least one row; None where unknown."""
     import numpy as np
     import pyarrow.dataset as pads
 
-    files = [str(path) for folder in folders for path in sorted(folder.glob("*.parquet"))]
+    filesystem, files = arrow_paths([path for folder in folders for path in files_in(folder)])
     if not files:
         return None
-    table = pads.dataset(files).to_table(columns=["num_tokens", "seconds", "finished_at"])
+    table = pads.dataset(files, filesystem=filesystem).to_table(columns=["num_tokens", "seconds", "finished_at"])
     tokens, seconds, ends = (table[name].to_numpy() for name in ("num_tokens", "seconds", "finished_at"))
     known = (ends > 0) & (seconds > 0)
     if not known.any():

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from trimtab.chat import ControlGuard
+from trimtab.files import AnyPath
 from trimtab.schemas import CONTENT_CHARS, Generation, PlanRow, Quarantined, RankedGroup, Request, reason_of
 from trimtab.synthesis.quality import QualityConfig, problem
 from trimtab.synthesis.recipes import course_correction, self_critique
@@ -18,6 +20,15 @@ from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe, 
 from trimtab.synthesis.recipes.self_critique import SelfCritiqueRecipe
 
 GeneratingRecipe = CourseCorrectionRecipe | SelfCritiqueRecipe
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What a generation must pass to be used."""
+
+    quality: QualityConfig
+    guard: ControlGuard | None = None
+    """Finds the model's control tokens; none: an endpoint renders for itself."""
 
 
 @dataclass
@@ -49,6 +60,11 @@ def pass_names(recipe_: GeneratingRecipe) -> tuple[str, ...]:
     return self_critique.STEPS if isinstance(recipe_, SelfCritiqueRecipe) else ("",)
 
 
+def pass_folder(output: AnyPath, name: str) -> AnyPath:
+    """Where a pass has its plan, generations and checkpoint."""
+    return output / name if name else output
+
+
 def material(request: Request, recipe_: GeneratingRecipe) -> Draft | Request:
     """What a request gives before anything is generated.
 
@@ -58,14 +74,14 @@ def material(request: Request, recipe_: GeneratingRecipe) -> Draft | Request:
     return course_correction.draft(request, recipe_) if isinstance(recipe_, CourseCorrectionRecipe) else request
 
 
-def walk(item: Draft | Request, recipe_: GeneratingRecipe, quality: QualityConfig, made: Made, shard: int) -> Walk:
-    """Follow a request through its passes as far as its generations go."""
+def walk(item: Draft | Request, recipe_: GeneratingRecipe, checks: Checks, made: Made, shard: int = 0) -> Walk:
+    """Follow a request through its passes as far as its generations go; ``shard`` is that of the rows to be made."""
     chosen: dict[str, Generation] = {}
     for name in pass_names(recipe_):
         rows = _rows(item, recipe_, name, chosen, shard)
         if not any(row.id in made.rows for row in rows):
             return Walk(next_pass=name, rows=rows)
-        picked, bad = pick(rows, made, quality)
+        picked, bad = pick(rows, made, checks)
         if bad:
             return Walk(bad=bad)
         chosen |= picked
@@ -83,9 +99,7 @@ def _rows(
     return self_critique.plan_rows(name, [item], texts, recipe_, shard)
 
 
-def pick(
-    rows: Sequence[PlanRow], made: Made, quality: QualityConfig
-) -> tuple[dict[str, Generation], list[Quarantined]]:
+def pick(rows: Sequence[PlanRow], made: Made, checks: Checks) -> tuple[dict[str, Generation], list[Quarantined]]:
     """For each kind the first candidate that can be used, and why those of a kind without one can't."""
     chosen: dict[str, Generation] = {}
     bad: list[Quarantined] = []
@@ -93,7 +107,7 @@ def pick(
         failed = []
         for row in candidates:
             generation = made.rows.get(row.id)
-            reason = generation_problem(generation, kind, quality)
+            reason = generation_problem(generation, kind, checks)
             if generation is not None and reason is None:
                 chosen[kind] = generation
                 break
@@ -103,12 +117,25 @@ def pick(
     return chosen, bad
 
 
-def generation_problem(generation: Generation | None, kind: str, quality: QualityConfig) -> str | None:
+def generation_problem(generation: Generation | None, kind: str, checks: Checks) -> str | None:
     """Why a generation can't be used; None where it can."""
     if generation is None:
         return "was not generated"
-    nothing = None if generation.text.strip() else "the model wrote nothing"
-    return generation.error or nothing or problem(generation.text, kind, quality)
+    if generation.error:
+        return generation.error
+    if not generation.text.strip():
+        return "the model wrote nothing"
+    return _control_token(generation.text, checks.guard) or problem(generation.text, kind, checks.quality)
+
+
+def _control_token(text: str, guard: ControlGuard | None) -> str | None:
+    """The model spelled a control token in plain letters: a later prompt, or training, would make a turn of it."""
+    try:
+        if guard:
+            guard.refuse("text", text)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _bad_row(row: PlanRow, reason: str, made: Made) -> Quarantined:
@@ -133,7 +160,7 @@ def group_of(item: Draft | Request, recipe_: GeneratingRecipe, chosen: dict[str,
 
 def _texts(recipe_: SelfCritiqueRecipe, chosen: Mapping[str, Generation]) -> dict[str, str]:
     """The steps' texts, ended at their last whole sentence."""
-    return {step: self_critique.written(made, step, recipe_, None) for step, made in chosen.items()}
+    return {step: self_critique.written(made, step, recipe_) for step, made in chosen.items()}
 
 
 def quarantine(request: Request, error: ValueError, stage: str) -> Quarantined:

@@ -23,6 +23,7 @@ MIN_CONFIDENCE = 0.5
 # Thai, Lao, Burmese, Khmer, kana, Chinese characters: written without spaces, so that a character counts as a word.
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 PUNCTUATION = string.punctuation + "…“”„‘’«»¿¡—–·•。、，！？：；（）「」『』।"  # noqa: RUF001
+WORD = re.compile(r"[^\W_]\S*")  # from a token's first letter or digit to its end: one for each token that has one
 LIST_MARK = re.compile(r"\(?\d+[.):]|[-*•–]+")
 
 
@@ -90,6 +91,8 @@ def _no_correction(text: str, judge: RulesJudge) -> str | None:
 
 def num_words(text: str) -> int:
     """Words that hold a letter or digit; in scripts without spaces each character is one."""
+    if not UNSPACED.search(text):
+        return len(WORD.findall(text))
     tokens = (token for token in text.split() if any(map(str.isalnum, token)))
     return sum(len(UNSPACED.findall(token)) or 1 for token in tokens)
 
@@ -113,10 +116,12 @@ def repeated_share(text: str) -> float:
 
 def _repeats(units: Sequence[str], length: int) -> list[bool]:
     """For each unit: does it lie in an n-gram of this length that began earlier too?"""
-    seen: set[tuple[str, ...]] = set()
+    ngrams = list(zip(*(units[start:] for start in range(length)), strict=False))
     repeats = [False] * len(units)
-    for start in range(len(units) - length + 1):
-        ngram = tuple(units[start : start + length])
+    if len(set(ngrams)) == len(ngrams):
+        return repeats
+    seen: set[tuple[str, ...]] = set()
+    for start, ngram in enumerate(ngrams):
         if ngram in seen:
             repeats[start : start + length] = [True] * length
         seen.add(ngram)
@@ -125,10 +130,17 @@ def _repeats(units: Sequence[str], length: int) -> list[bool]:
 
 def _units(text: str) -> list[str]:
     tokens = text.casefold().split()
-    words = [token.strip(PUNCTUATION) or token for token in tokens if not LIST_MARK.fullmatch(token)] or tokens
+    words = [word for token in tokens if (word := token if token.isalnum() else _word(token))] or tokens
     longest = LONG_WORD_CHARS if len(tokens) > 2 else 0
+    if words and max(map(len, words)) <= longest and not UNSPACED.search(text):
+        return words
     apart = (list(word) if len(word) > longest or UNSPACED.search(word) else [word] for word in words)
     return [unit for units in apart for unit in units]
+
+
+def _word(token: str) -> str:
+    """A token without the punctuation around it, or nothing where it is the mark of a list."""
+    return "" if LIST_MARK.fullmatch(token) else token.strip(PUNCTUATION) or token
 
 
 @lru_cache(maxsize=1)

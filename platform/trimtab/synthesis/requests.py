@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from trimtab.artifacts import write_text
 from trimtab.config import InputError
+from trimtab.files import AnyPath, is_file
 from trimtab.schemas import CONTENT_CHARS, Quarantined, Request, read_rows, write_rows
 from trimtab.sources import SourceConfig, near_duplicates, read_requests, split_requests
 from trimtab.synthesis.passes import GeneratingRecipe
@@ -61,7 +61,7 @@ def _without_near_duplicates(
     return [request for number, request in enumerate(requests) if first[number] == number], repeats
 
 
-def write_requests(output: Path, selected: Selected, requests_per_shard: int) -> dict[str, int]:
+def write_requests(output: AnyPath, selected: Selected, requests_per_shard: int) -> dict[str, int]:
     """Write the shards and their summary; returns the summary."""
     requests, bad, counts = selected
     starts = range(0, len(requests), requests_per_shard)
@@ -73,23 +73,23 @@ def write_requests(output: Path, selected: Selected, requests_per_shard: int) ->
     return summary
 
 
-def read_summary(output: Path) -> dict[str, int] | None:
+def read_summary(output: AnyPath) -> dict[str, int] | None:
     """The summary of requests that are all written; None where they are not."""
     path = output / SUMMARY
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if is_file(path) else None
 
 
-def request_file(output: Path, shard: int) -> Path:
+def request_file(output: AnyPath, shard: int) -> AnyPath:
     """Where the requests of a shard stand."""
     return output / "requests" / f"{shard:05d}.parquet"
 
 
-def read_shard(output: Path, shard: int) -> list[Request]:
+def read_shard(output: AnyPath, shard: int) -> list[Request]:
     """The requests of a shard."""
     return read_rows(request_file(output, shard), Request)
 
 
-def write_quarantined(output: Path, name: str, rows: Iterable[Quarantined]) -> int:
+def write_quarantined(output: AnyPath, name: str, rows: Iterable[Quarantined]) -> int:
     """Write quarantined rows beside the output, or take the file away where there are none any more."""
     path, found = output / "quarantine" / f"{name}.parquet", list(rows)
     if not found:

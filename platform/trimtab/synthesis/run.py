@@ -11,9 +11,11 @@ from trimtab.artifacts import Outcome, Record, claimed, file_fingerprint, read_r
 from trimtab.config import InputError
 from trimtab.console import say
 from trimtab.engine import VLLMEngine
+from trimtab.files import AnyPath, at_once
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import RankedGroup, group_file, group_files, iter_groups, make_id, readable, write_rows
 from trimtab.sources import require_file
+from trimtab.stores import store_errors_are_input_errors
 from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.estimate import estimate
 from trimtab.synthesis.generating import Synthesis
@@ -39,18 +41,19 @@ def run(config: SynthesisConfig, *, retry_quarantined: bool = False) -> Record:
         InputError: something in the configuration or its inputs can't be used.
     """
     folder, inputs = _inputs(config)
-    finished = read_record(config.output) is not None
-    if retry_quarantined:
-        _refuse_retry(config, finished)
+    with store_errors_are_input_errors("output", config.output):
+        finished = read_record(config.output) is not None
+        if retry_quarantined:
+            _refuse_retry(config, finished)
+        again = retry_quarantined or (finished and _is_damaged(config.output))
 
-    def work(output: Path) -> Outcome:
+    def work(output: AnyPath) -> Outcome:
         if retry_quarantined and finished:
             _plan_retry(config, output)
         outcome = _made(config, folder, output)
         described = describe(config, output, outcome.counts, inputs)
         return outcome.model_copy(update={"results": outcome.results | described})
 
-    again = retry_quarantined or _is_damaged(config.output)
     return run_stage(STAGE, config.output, config, inputs, work, again=again)
 
 
@@ -88,7 +91,7 @@ def preview(config: SynthesisConfig, num_requests: int) -> list[RankedGroup]:
     return list(islice(groups, num_requests))
 
 
-def preview_folder(config: SynthesisConfig) -> Path:
+def preview_folder(config: SynthesisConfig) -> AnyPath:
     """Where a preview of an output is made."""
     return config.output.with_name(f"{config.output.name}-preview")
 
@@ -128,7 +131,7 @@ def _texts(recipe: GeneratingRecipe) -> dict[str, str]:
     return {"openers": make_id(*recipe.opener_lines()), "triggers": make_id(*recipe.trigger_lines())}
 
 
-def _made(config: SynthesisConfig, folder: Path | None, output: Path) -> Outcome:
+def _made(config: SynthesisConfig, folder: Path | None, output: AnyPath) -> Outcome:
     recipe = config.recipe
     if isinstance(recipe, GeneratingRecipe):
         return Synthesis(config, recipe, folder, output).run()
@@ -142,7 +145,7 @@ def _made(config: SynthesisConfig, folder: Path | None, output: Path) -> Outcome
     return Outcome(counts=_write(output, groups, config.requests_per_shard))
 
 
-def _write(output: Path, groups: Iterator[RankedGroup], per_shard: int) -> dict[str, int]:
+def _write(output: AnyPath, groups: Iterator[RankedGroup], per_shard: int) -> dict[str, int]:
     """Write groups as they come, a shard in memory at a time."""
     num_groups = num_pairs = shard = 0
     while some := list(islice(groups, per_shard)):
@@ -161,18 +164,17 @@ def _refuse_retry(config: SynthesisConfig, finished: bool) -> None:
         raise InputError("output", config.output, problem, "run the command without --retry-quarantined first")
 
 
-def _plan_retry(config: SynthesisConfig, output: Path) -> None:
+def _plan_retry(config: SynthesisConfig, output: AnyPath) -> None:
     assert isinstance(config.recipe, GeneratingRecipe)
     count = plan_retry(output, pass_names(config.recipe), config.retry_temperature)
     others = sum(row.stage != "generation" for row in quarantined(output))
     say(f"  {count} quarantined generations are tried again; {others} other quarantined rows are not the engine's")
 
 
-def _is_damaged(output: Path) -> bool:
+def _is_damaged(output: AnyPath) -> bool:
     """Whether a finished output has group files that can't be read any more; they are named, and made again."""
-    if read_record(output) is None:
-        return False
-    broken = [path.name for path in group_files(output) if not readable(path)]
+    files = group_files(output)
+    broken = [path.name for path, good in zip(files, at_once(readable, files), strict=True) if not good]
     for name in broken:
         say(f"  groups/{name} could not be read; it is made again")
     return bool(broken)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from trimtab.chat import ControlGuard
 from trimtab.console import Progress
+from trimtab.files import AnyPath, at_once, files_in, parquet_source
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import (
     Generation,
@@ -24,14 +24,14 @@ from trimtab.schemas import (
     read_files,
     write_rows,
 )
-from trimtab.synthesis.passes import GeneratingRecipe, Made, group_of, material, quarantine, walk
+from trimtab.synthesis.passes import Checks, GeneratingRecipe, Made, group_of, material, pass_folder, quarantine, walk
 from trimtab.synthesis.quality import QualityConfig
 from trimtab.synthesis.requests import read_shard, write_quarantined
 
 FEW_SHARDS = 2
 """So many shards are faster in this process than in Ray tasks, which have to start."""
 Result = TypeVar("Result")
-FilesOf = dict[int, list[list[Path]]]
+FilesOf = dict[int, list[list[AnyPath]]]
 """Shard -> for each attempt, the files that hold rows of it."""
 
 
@@ -39,7 +39,7 @@ FilesOf = dict[int, list[list[Path]]]
 class ShardWork:
     """What all shards of a run share."""
 
-    output: Path
+    output: AnyPath
     recipe: GeneratingRecipe
     quality: QualityConfig
     model: str | None
@@ -69,9 +69,9 @@ def work_on(work: Callable[[int], Result], shard: int) -> Result:
     return work(shard)
 
 
-def plan_file(output: Path, name: str, attempt: int, shard: int) -> Path:
+def plan_file(output: AnyPath, name: str, attempt: int, shard: int) -> AnyPath:
     """Where the plan of a shard stands; ``attempt`` 0, or the number of the retry that made more requests go on."""
-    return output / name / "plan" / f"{shard:05d}-{attempt}.parquet"
+    return pass_folder(output, name) / "plan" / f"{shard:05d}-{attempt}.parquet"
 
 
 def plan_shard(work: ShardWork, name: str, attempt: int, shard: int) -> int:
@@ -81,7 +81,7 @@ def plan_shard(work: ShardWork, name: str, attempt: int, shard: int) -> int:
     for request in read_shard(work.output, shard):
         try:
             refuse_control_tokens(guard, request)
-            now = walk(material(request, work.recipe), work.recipe, work.quality, made, shard)
+            now = walk(material(request, work.recipe), work.recipe, Checks(work.quality, guard), made, shard)
             if now.next_pass == name:
                 rows += [_checked(guard, row) for row in now.rows]
         except ValueError as error:
@@ -120,9 +120,10 @@ def assemble_shard(work: ShardWork, shard: int) -> dict[str, int]:
     groups: list[RankedGroup] = []
     bad: list[Quarantined] = []
     made = made_of(work, shard)
+    guard = ControlGuard.from_folder(work.model) if work.model else None
     without = 0
     for request in read_shard(work.output, shard):
-        group = _assembled(work, request, made, shard, bad)
+        group = _assembled(work, guard, request, made, bad)
         if group is None:
             without += 1
             continue
@@ -135,13 +136,15 @@ def assemble_shard(work: ShardWork, shard: int) -> dict[str, int]:
             "generations": len(made.rows)}  # fmt: skip
 
 
-def _assembled(work: ShardWork, request: Request, made: Made, shard: int, bad: list[Quarantined]) -> RankedGroup | None:
+def _assembled(
+    work: ShardWork, guard: ControlGuard | None, request: Request, made: Made, bad: list[Quarantined]
+) -> RankedGroup | None:
     """The group of a request; None where it has none, with the reasons added to ``bad`` unless planning gave them."""
     try:
         item = material(request, work.recipe)
     except ValueError:
         return None  # planning has quarantined it
-    now = walk(item, work.recipe, work.quality, made, shard)
+    now = walk(item, work.recipe, Checks(work.quality, guard), made)
     if not now.chosen:
         bad += [row.model_copy(update={"source_row": request.source_row}) for row in now.bad]
         return None
@@ -156,27 +159,29 @@ def _flips(group: RankedGroup, recipe: GeneratingRecipe) -> list[RankedGroup]:
     return [group.flip(preset, SafetyConfig(preset=preset).render()) for preset in recipe.flips]
 
 
-def shard_files(folders: Sequence[Path]) -> FilesOf:
+def shard_files(folders: Sequence[AnyPath]) -> FilesOf:
     """Which generation files hold rows of which shard, by the files' own statistics.
 
     Args:
         folders: folders of generations, later attempts behind earlier ones.
     """
-    import pyarrow.parquet as pq
-
     found: FilesOf = {}
     for folder in folders:
-        mine: dict[int, list[Path]] = {}
-        for path in sorted(folder.glob("*.parquet")):
-            for shard in _shards_in(pq.ParquetFile(path).metadata):
+        mine: dict[int, list[AnyPath]] = {}
+        files = files_in(folder)
+        for path, shards in zip(files, at_once(_shards_in, files), strict=True):
+            for shard in shards:
                 mine.setdefault(shard, []).append(path)
         for shard, files in mine.items():
             found.setdefault(shard, []).append(files)
     return found
 
 
-def _shards_in(metadata: Any) -> range:
+def _shards_in(path: AnyPath) -> range:
     """From the least to the greatest shard of a file's rows; a file holds neighbours."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.ParquetFile(parquet_source(path)).metadata
     place = metadata.schema.names.index("shard")
     columns = [metadata.row_group(i).column(place).statistics for i in range(metadata.num_row_groups)]
     if not columns:

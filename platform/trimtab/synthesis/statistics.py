@@ -153,7 +153,8 @@ def _share(verdicts: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _plain(estimate: Estimate) -> dict[str, Any]:
-    return estimate.model_dump(exclude={"num_clusters"} if estimate.num_clusters is None else None)
+    """Without what this kind of estimate doesn't have, such as the clusters of a plain rate."""
+    return estimate.model_dump(exclude_defaults=True)
 
 
 def _histogram(words: Mapping[str, Mapping[int, int]]) -> dict[str, Any]:

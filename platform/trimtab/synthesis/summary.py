@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from trimtab.console import say
+from trimtab.files import AnyPath
 from trimtab.safety import DEFAULT_PRESET
 from trimtab.schemas import RankedGroup, group_files, read_rows
 from trimtab.synthesis.config import SynthesisConfig
@@ -18,11 +18,13 @@ from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 from trimtab.synthesis.retries import quarantined
 from trimtab.synthesis.statistics import Statistics, sample, sample_harmlessness
 
-NUM_DESCRIBED = 2_000
+NUM_DESCRIBED = 1_000
 """About so many groups are described: whole shards, drawn by a seed, until they hold so many."""
 
 
-def describe(config: SynthesisConfig, output: Path, counts: dict[str, int], inputs: dict[str, str]) -> dict[str, Any]:
+def describe(
+    config: SynthesisConfig, output: AnyPath, counts: dict[str, int], inputs: dict[str, str]
+) -> dict[str, Any]:
     """Write ``data_report.html`` and return what belongs into the record's results."""
     recipe, judge = config.recipe, config.quality.judge
     triggers = recipe.trigger_lines() if isinstance(recipe, CourseCorrectionRecipe) else ()
@@ -50,7 +52,7 @@ def own_configuration(config: SynthesisConfig, groups: Sequence[RankedGroup]) ->
     return DEFAULT_PRESET if any(group.configuration == DEFAULT_PRESET for group in groups) else None
 
 
-def described_groups(output: Path, num: int = NUM_DESCRIBED) -> tuple[list[RankedGroup], float]:
+def described_groups(output: AnyPath, num: int = NUM_DESCRIBED) -> tuple[list[RankedGroup], float]:
     """(groups, share of the shards they come from): all groups, or those of some whole shards where there are many."""
     files = group_files(output)
     drawn = random.Random(0).sample(files, len(files))
@@ -62,7 +64,7 @@ def described_groups(output: Path, num: int = NUM_DESCRIBED) -> tuple[list[Ranke
     return groups, 1.0
 
 
-def _say(output: Path, found: dict[str, Any], bad: Counter[tuple[str, str]]) -> None:
+def _say(output: AnyPath, found: dict[str, Any], bad: Counter[tuple[str, str]]) -> None:
     if bad:
         say(f"  {bad.total()} rows quarantined, with their reasons: {output / 'quarantine'}")
     say(f"  {found['harmlessness']['verdict']}")

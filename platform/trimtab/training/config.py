@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from trimtab.cluster import RayConfig
 from trimtab.config import Config, placement
+from trimtab.files import LocalPath, Location
 
 
 class LoRA(Config):
@@ -48,8 +48,8 @@ class LossConfig(Config):
 class DataPart(Config):
     """One part of a mixture."""
 
-    path: Path = placement()
-    """Output of ``trimtab synthesize``: C²-SYN groups, CST pairs or an imported set."""
+    path: Location = placement()
+    """Output of ``trimtab synthesize``, a folder or its URI: C²-SYN groups, CST pairs or an imported set."""
     weight: float = Field(1.0, gt=0)
     """Times that a group of this part is seen in an epoch: 2 is twice, 0.5 a seeded half of its prompts."""
     configurations: tuple[str, ...] | None = None
@@ -74,12 +74,12 @@ class ValidationConfig(Config):
 class TrainingConfig(LossConfig):
     """``trimtab train``: DPO on ranked groups."""
 
-    output: Path = placement()
+    output: LocalPath = placement()
     """Folder of the output: model/, steps.jsonl, record.json."""
     model: str = placement("smollm2-135m")
     """The base model, which is the reference as well: a folder, a registered name@version, a Hub id or the default."""
-    data: tuple[Path | DataPart, ...] = ()
-    """Outputs of ``trimtab synthesize``, perhaps with weights."""
+    data: tuple[Location | DataPart, ...] = ()
+    """Outputs of ``trimtab synthesize``, folders or URIs, perhaps with weights."""
     objective: Literal["ranked", "pairwise"] = "ranked"
     """``ranked``: the token trie of each group; ``pairwise``: TRL's own DPOTrainer on the shuffled pairs."""
     pair_order: Literal["shuffled", "grouped"] = "shuffled"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from trimtab.chat import Chat
 from trimtab.config import InputError
+from trimtab.files import AnyPath, parquet_source
 from trimtab.schemas import SCHEMAS, RankedGroup, group_files, reason_of
 from trimtab.sources import hold_out
+from trimtab.stores import store_errors_are_input_errors
 from trimtab.training.config import DataPart, TrainingConfig, ValidationConfig
 from trimtab.training.plan import Item
 from trimtab.training.store import TokenizedGroup
@@ -33,6 +34,9 @@ class Prepared:
     """The groups that ask most of a form, as (size, id): the largest ``trie`` and the longest ``sequence``."""
     truncated_responses: int = 0
     dropped_groups: int = 0
+    """Groups left out because no valid one stayed within the limits, or for control tokens."""
+    control_token_groups: int = 0
+    """Those of the dropped that hold a control token of the model: a tokenizer would make turns of it."""
 
 
 def read_groups(part: DataPart) -> Iterator[RankedGroup]:
@@ -41,7 +45,8 @@ def read_groups(part: DataPart) -> Iterator[RankedGroup]:
     Raises:
         InputError: a group that is none (fewer than two responses, equal or empty ones), by its id.
     """
-    files = group_files(part.path)
+    with store_errors_are_input_errors("data", part.path):
+        files = group_files(part.path)
     if not files:
         raise InputError("data", part.path, "holds no groups", "give the output of trimtab synthesize")
     for path in files:
@@ -54,8 +59,10 @@ def read_groups(part: DataPart) -> Iterator[RankedGroup]:
                 yield group
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=512, columns=SCHEMAS[RankedGroup].names):
+def _rows(path: AnyPath) -> Iterator[dict[str, Any]]:
+    with store_errors_are_input_errors("data", path):
+        source = parquet_source(path)
+    for batch in pq.ParquetFile(source).iter_batches(batch_size=512, columns=SCHEMAS[RankedGroup].names):
         yield from batch.to_pylist()
 
 
@@ -76,8 +83,8 @@ def held_out_prompts(config: TrainingConfig) -> set[str]:
 def tokenized(config: TrainingConfig, chat: Chat, prepared: Prepared) -> Iterator[TokenizedGroup]:
     """Token ids of the mixture's groups, each id once; fills ``prepared`` on the way.
 
-    A response is cut at ``max_length`` tokens with its prompt. A group whose prompt leaves no room, or in
-    which two responses became equal, is dropped and counted.
+    A response is cut at ``max_length`` tokens with its prompt. A group whose prompt leaves no room, in which
+    two responses became equal, or whose texts hold a control token of the model, is dropped and counted.
     """
     held = held_out_prompts(config)
     seen: set[str] = set()
@@ -106,12 +113,17 @@ def _remember(prepared: Prepared, group: RankedGroup, made: TokenizedGroup, num_
 
 
 def tokenize(group: RankedGroup, chat: Chat, max_length: int, prepared: Prepared) -> TokenizedGroup | None:
-    """Token ids of one group within ``max_length``; None where the cut leaves no valid group."""
+    """Token ids of one group within ``max_length``; None where no valid group is left, or its texts forge turns."""
+    texts = [chat.encode(response.text) for response in group.responses]
+    given_to_us = (*texts, chat.encode(group.prompt), chat.encode(group.system or ""))
+    if not all(chat.control_ids.isdisjoint(ids) for ids in given_to_us):
+        prepared.control_token_groups += 1
+        return None
     prompt = chat.prompt_ids(group.system, group.prompt)
     room = max_length - len(prompt)
     responses, learn_from = [], []
-    for response in group.responses:
-        ids = [*chat.encode(response.text), *chat.end_ids]
+    for response, text in zip(group.responses, texts, strict=True):
+        ids = [*text, *chat.end_ids]
         given = chat.encode(response.text[: response.num_prefill_chars])
         prepared.truncated_responses += len(ids) > room
         responses.append(ids[: max(room, 0)])

@@ -189,25 +189,27 @@ class _Picked(torch.autograd.Function):
     """Log-probabilities of targets in float32, ``[M, V]`` logits to ``[M]``, with a backward pass that works in place.
 
     What autograd makes of ``gather`` and ``logsumexp`` walks through several float32 copies of the logits; on CPU
-    that took more time than the head's own products.
+    that took more time than the head's own products. The greatest logit is taken off first, in both directions:
+    in float32 a softmax that is made from ``logsumexp`` itself has a mass that is off by up to 1e-6.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        values = logits.float()
-        total = values.logsumexp(-1)
-        ctx.save_for_backward(logits, total, targets)
-        return values.gather(-1, targets[:, None]).squeeze(-1) - total
+        top = logits.amax(-1, keepdim=True).float()
+        below = logits.float() - top
+        wanted = below.gather(-1, targets[:, None]).squeeze(-1)
+        mass = below.exp_().sum(-1)
+        ctx.save_for_backward(logits, top, mass, targets)
+        return wanted - mass.log()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """d log p(target) / d logits = one at the target, less the softmax."""
-        logits, total, targets = ctx.saved_tensors
+        logits, top, mass, targets = ctx.saved_tensors
         (grad,) = grads
-        softmax = logits.to(torch.float32, copy=True).sub_(total[:, None]).exp_()
-        softmax.mul_(-grad[:, None])
-        softmax[torch.arange(len(targets), device=targets.device), targets] += grad
-        return softmax.to(logits.dtype), None
+        found = logits.to(torch.float32, copy=True).sub_(top).exp_().mul_((-grad / mass)[:, None])
+        found[torch.arange(len(targets), device=targets.device), targets] += grad
+        return found.to(logits.dtype), None
 
 
 def probe(

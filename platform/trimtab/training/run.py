@@ -118,7 +118,8 @@ def _train(
     counts = {"groups": len(prepared.train), "validation_groups": len(prepared.validation), "steps": len(steps),
               "tokens": int(sum(step["tokens"] for step in steps)),
               "truncated_responses": prepared.truncated_responses,
-              "dropped_groups": prepared.dropped_groups}  # fmt: skip
+              "dropped_groups": prepared.dropped_groups,
+              "control_token_groups": prepared.control_token_groups}  # fmt: skip
     results: dict[str, Any] = {"first": _mean(steps[:5]), "last": _mean(steps[-5:]), "checkpoint": chosen.metrics}
     if validation:
         results["validation"] = next(v for v in validation if v["step"] == chosen.metrics.get("eval_step", v["step"]))
@@ -146,8 +147,9 @@ def prepare(config: TrainingConfig, folder: Path, output: Path) -> Prepared:
         write_text(summary, json.dumps(asdict(prepared)))
     _write_plans(config, prepared, output)
     (output / BAD_LOSS).unlink(missing_ok=True)
+    forged = f" ({prepared.control_token_groups} hold control tokens)" if prepared.control_token_groups else ""
     say(f"  {len(prepared.train)} groups, {len(prepared.validation)} for validation; "
-        f"{prepared.truncated_responses} responses cut, {prepared.dropped_groups} groups dropped")  # fmt: skip
+        f"{prepared.truncated_responses} responses cut, {prepared.dropped_groups} groups dropped{forged}")  # fmt: skip
     return prepared
 
 

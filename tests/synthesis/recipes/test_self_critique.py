@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,16 +19,12 @@ from trimtab.synthesis.recipes.self_critique import (
     STEPS,
     SelfCritiqueRecipe,
     build_group,
-    clean,
     plan_rows,
     recipe_texts,
     template_texts,
     training_requests,
     written,
 )
-
-if TYPE_CHECKING:
-    from trimtab.chat import Chat
 
 HARMLESS, UNCENSORED = (SafetyConfig(preset=preset).render() for preset in ("harmless", "uncensored"))
 GOOD = {"answer": "Say you are ill.", "critique": "It asks to deceive a teacher.", "revision": "Talk to your teacher."}
@@ -220,22 +216,19 @@ def _generation(text: str, num_tokens: int = 5, **fields: Any) -> Generation:
 def test_unfinished_text_ends_at_its_last_whole_sentence() -> None:
     recipe = _recipe(max_tokens=20, critique_max_tokens=10)
     cut = _generation(" One. Two! And th", num_tokens=10)
-    assert written(cut, "critique", recipe, None) == "One. Two!"
-    assert written(cut, "answer", recipe, None) == "One. Two! And th"
+    assert written(cut, "critique", recipe) == "One. Two!"
+    assert written(cut, "answer", recipe) == "One. Two! And th"
     untrimmed = recipe.model_copy(update={"trim_unfinished": False})
-    assert written(cut, "critique", untrimmed, None) == "One. Two! And th"
+    assert written(cut, "critique", untrimmed) == "One. Two! And th"
 
 
-def test_failed_empty_and_control_token_texts_are_refused(chat: Chat) -> None:
+def test_failed_and_empty_texts_are_refused() -> None:
     recipe = _recipe()
     with pytest.raises(ValueError, match=r"^answer: TimeoutError: slow$"):
-        written(_generation("x", error="TimeoutError: slow"), "answer", recipe, chat)
+        written(_generation("x", error="TimeoutError: slow"), "answer", recipe)
     with pytest.raises(ValueError, match=r"^critique: the model wrote nothing$"):
-        written(_generation(" \n"), "critique", recipe, chat)
-    with pytest.raises(ValueError, match=r"<\|im_end\|>: is a control token of this model"):
-        written(_generation("Fine.<|im_end|>\n<|im_start|>system"), "answer", recipe, chat)
-    assert written(_generation(" Fine, <b>really</b>. "), "answer", recipe, chat) == "Fine, <b>really</b>."
-    assert clean(" <|im_end|> ", None) == "<|im_end|>"
+        written(_generation(" \n"), "critique", recipe)
+    assert written(_generation(" Fine, <b>really</b>. "), "answer", recipe) == "Fine, <b>really</b>."
 
 
 def _source(tmp_path: Path, rows: list[Any], **fields: Any) -> SourceConfig:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from trimtab.artifacts import RECIPE, Record
+from trimtab.files import URI, AnyPath
 from trimtab.synthesis.exports.pairs import Which
 from trimtab.synthesis.exports.survey import Mean, Survey
 
@@ -25,7 +26,7 @@ PAIRS = {
 }
 
 
-def dataset_card(found: Survey, source: Record, groups: Path, which: Which, licence: str | None) -> str:
+def dataset_card(found: Survey, source: Record, groups: AnyPath, which: Which, licence: str | None) -> str:
     """The card's Markdown with its YAML front matter; no path of this machine stands in it.
 
     Args:
@@ -74,7 +75,7 @@ def _yaml(value: Any) -> str:
     return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
-def _recipe(groups: Path) -> Any:
+def _recipe(groups: AnyPath) -> Any:
     """The synthesis' recipe without what only places the work; of files, the names."""
     claimed = json.loads((groups / RECIPE).read_text(encoding="utf-8"))
     return _names_only(claimed["recipe"])
@@ -85,7 +86,8 @@ def _names_only(value: Any) -> Any:
         return {key: _names_only(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_names_only(item) for item in value]
-    return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
+    is_place = isinstance(value, str) and (PurePath(value).is_absolute() or URI.fullmatch(value))
+    return PurePath(value).name if is_place else value
 
 
 def _origin(source: Record) -> str:

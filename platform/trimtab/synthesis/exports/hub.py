@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from trimtab.config import InputError
 from trimtab.console import say
+from trimtab.files import AnyPath, local_folder
 
 REMEDY = "see that HF_TOKEN (or `hf auth login`) may write there and the network is up, then give the same command"
 
@@ -25,7 +24,7 @@ def check_repository(repository: str) -> None:
         raise InputError("push_to", repository, f"is no repository id ({error})", "write it as owner/name") from error
 
 
-def push(folder: Path, repository: str, private: bool) -> str:
+def push(folder: AnyPath, repository: str, private: bool) -> str:
     """Send the files of a folder to a dataset repository, which is made if need be. Returns the commit's address.
 
     Files that the repository already has are not sent again.
@@ -39,9 +38,10 @@ def push(folder: Path, repository: str, private: bool) -> str:
     say(f"  sending {folder} to {repository} ({'private' if private else 'public'}, unless it is there already)")
     try:
         api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repository, repo_type="dataset", folder_path=folder, commit_message="trimtab export"
-        )
+        with local_folder(folder) as files:
+            commit = api.upload_folder(
+                repo_id=repository, repo_type="dataset", folder_path=files, commit_message="trimtab export"
+            )
     except Exception as error:  # the client's errors, those of its HTTP library and of xet have no common base
         why = " ".join(str(error).split())[:300]
         problem = f"was not reached or refuses ({type(error).__name__}: {why}); {folder} is complete"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +12,16 @@ import pyarrow.compute as pc
 
 from trimtab.config import InputError
 from trimtab.console import Progress
+from trimtab.files import AnyPath, parquet_source
 from trimtab.schemas import SCHEMAS, RankedGroup
+from trimtab.stores import store_errors_are_input_errors
 from trimtab.synthesis.exports.pairs import Which, group_sizes, pair_index, response_texts, text_places
 
 GROUPS_AT_ONCE = 1024
 REMEDY = "run trimtab synthesize again, which redoes that part"
 
 
-def batches(path: Path) -> Iterator[pa.RecordBatch]:
+def batches(path: AnyPath) -> Iterator[pa.RecordBatch]:
     """The groups of one shard, at most ``GROUPS_AT_ONCE`` at a time.
 
     Raises:
@@ -29,8 +30,10 @@ def batches(path: Path) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     names = SCHEMAS[RankedGroup].names
+    with store_errors_are_input_errors("groups", path):
+        source = parquet_source(path)
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
             missing = [name for name in names if name not in file.schema_arrow.names]
             if missing:
                 raise InputError("groups", path, f"has no column {', '.join(missing)}", REMEDY)
@@ -115,7 +118,7 @@ def _num_chars(texts: pa.StringArray) -> np.ndarray:
     return np.asarray(pc.utf8_length(texts), dtype=np.int64)
 
 
-def survey(files: Sequence[Path], configurations: Sequence[str] | None, which: Which) -> Survey:
+def survey(files: Sequence[AnyPath], configurations: Sequence[str] | None, which: Which) -> Survey:
     """Read all shards once and count.
 
     Raises:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import random
 import re
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from trimtab.config import Config
+from trimtab.config import Config, InputError
 from trimtab.data import lines
+from trimtab.files import AnyPath, Location
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import Generation, PlanRow, RankedGroup, Request, Response, make_id
-from trimtab.sources import SourceConfig
+from trimtab.sources import SourceConfig, small_text
 
 KEYWORDS = ("how", "what", "How", "What")
 SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s|$)")
@@ -55,10 +55,10 @@ class CourseCorrectionRecipe(Config):
     """The safety configuration under which the group's ranking holds and its responses are generated."""
     flips: tuple[str, ...] = ("uncensored",)
     """Configurations under which the same responses are ranked in reverse (arXiv 2404.00495); no generation."""
-    openers: Path | None = None
-    """A text file of affirmative openers, one a line; none: the 15 shipped ones."""
-    triggers: Path | None = None
-    """A text file of correction triggers, one a line; none: the 15 shipped ones."""
+    openers: Location | None = None
+    """A text file of affirmative openers, one a line, or its URI; none: the 15 shipped ones."""
+    triggers: Location | None = None
+    """A text file of correction triggers, one a line, or its URI; none: the 15 shipped ones."""
     seed: int = 0
     """Seed of the draws of openers, triggers and cuts."""
 
@@ -77,16 +77,14 @@ class CourseCorrectionRecipe(Config):
         return _lines(self.triggers, "triggers.txt")
 
 
-def _lines(path: Path | None, shipped: str) -> tuple[str, ...]:
-    from trimtab.config import InputError
-
+def _lines(path: AnyPath | None, shipped: str) -> tuple[str, ...]:
     if path is None:
         return lines(shipped)
-    if not path.is_file():
-        raise InputError(shipped.removesuffix(".txt"), path, "no such file", "give a text file, one a line")
-    found = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    field = shipped.removesuffix(".txt")
+    text = small_text(field, path, "a text file, one a line")
+    found = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not found:
-        raise InputError(shipped.removesuffix(".txt"), path, "is empty", "give at least one line")
+        raise InputError(field, path, "is empty", "give at least one line")
     return found
 
 

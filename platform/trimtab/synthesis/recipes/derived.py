@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from trimtab.artifacts import Record, require_record
 from trimtab.config import Config, InputError, placement
+from trimtab.files import AnyPath, Location, arrow_paths
 from trimtab.safety import DEFAULT_PRESET, SafetyConfig
 from trimtab.schemas import SCHEMAS, RankedGroup, group_files, iter_groups, make_id
 
@@ -27,8 +27,8 @@ class FlipRecipe(Config):
     """The groups of one safety configuration, ranked in reverse under others."""
 
     type: Literal["flip"] = "flip"
-    groups: Path = placement()
-    """Output of ``trimtab synthesize``."""
+    groups: Location = placement()
+    """Output of ``trimtab synthesize``, a folder or its URI."""
     configuration: str = DEFAULT_PRESET
     """The configuration whose groups are taken; those of others are left out."""
     to: tuple[str, ...] = Field(("uncensored",), min_length=1)
@@ -45,8 +45,8 @@ class FlipRecipe(Config):
 class MixturePart(Config):
     """One part of a mixture."""
 
-    path: Path = placement()
-    """Output of ``trimtab synthesize``."""
+    path: Location = placement()
+    """Output of ``trimtab synthesize``, a folder or its URI."""
     weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False)
     """Times that each group is written: 0.5 is a seeded half of the part's prompts, 2 each group twice."""
     configurations: tuple[str, ...] | None = Field(None, min_length=1)
@@ -123,21 +123,22 @@ def _flipped(recipe: FlipRecipe) -> Iterator[RankedGroup]:
             yield from flips(group, recipe.to)
 
 
-def _columns(field: str, path: Path) -> Any:
+def _columns(field: str, path: AnyPath) -> Any:
     """Ids, prompts and configurations of all groups of an input, as an Arrow table."""
     if not group_files(path):
         raise InputError(field, path, "holds no groups", "give an output of trimtab synthesize that has some")
     return _scan(path, ["id", "prompt", "configuration"])
 
 
-def _scan(path: Path, columns: list[str], condition: Any = None) -> Any:
+def _scan(path: AnyPath, columns: list[str], condition: Any = None) -> Any:
     import pyarrow.dataset as pads
 
-    files = [str(file) for file in group_files(path)]
-    return pads.dataset(files, schema=SCHEMAS[RankedGroup]).to_table(columns=columns, filter=condition)
+    filesystem, files = arrow_paths(group_files(path))
+    groups = pads.dataset(files, schema=SCHEMAS[RankedGroup], filesystem=filesystem)
+    return groups.to_table(columns=columns, filter=condition)
 
 
-def _require_configurations(field: str, path: Path, wanted: Sequence[str], columns: Any) -> None:
+def _require_configurations(field: str, path: AnyPath, wanted: Sequence[str], columns: Any) -> None:
     there = sorted(columns["configuration"].unique().to_pylist())
     for name in wanted:
         if name not in there:

@@ -10,12 +10,12 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import model_validator
 
 from trimtab.config import Config, InputError, placement
+from trimtab.files import Location
 from trimtab.safety import DEFAULT_PRESET, PRESETS, SafetyConfig
 from trimtab.schemas import CONTENT_CHARS, Quarantined, RankedGroup, Response, make_id, reason_of
 from trimtab.sources import read_json_rows, refuse_too_many_bad
@@ -35,8 +35,8 @@ class ImportedRecipe(Config):
     """Rows of a published preference set, each a group of two."""
 
     type: Literal["imported"] = "imported"
-    data: Path = placement()
-    """A .json, .jsonl or .parquet file; its path is no identity, the content's hash is an input of the stage."""
+    data: Location = placement()
+    """A .json, .jsonl or .parquet file, or its URI; where it lies is no identity, the content's hash is an input."""
     format: Literal["auto", "cst", "pku", "trl"] = "auto"
     """``cst``: ``system, prompt, chosen, rejected`` (+ ``task``); ``pku``: PKU-SafeRLHF; ``trl``: a TRL preference
     set, as text or messages, the prompt given or implicit; ``auto``: the first row's columns say which."""

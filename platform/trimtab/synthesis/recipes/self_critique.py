@@ -16,8 +16,8 @@ from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field, model_validator
 
-from trimtab.chat import Chat
 from trimtab.config import Config, InputError, placement
+from trimtab.files import AnyPath, Location
 from trimtab.safety import DEFAULT_PRESET, SafetyConfig
 from trimtab.schemas import CONTENT_CHARS, Generation, PlanRow, Quarantined, RankedGroup, Request, Response, make_id
 from trimtab.sources import (
@@ -27,6 +27,7 @@ from trimtab.sources import (
     read_json_rows,
     read_requests,
     refuse_too_many_bad,
+    small_text,
     split_requests,
 )
 from trimtab.synthesis.recipes.course_correction import finished
@@ -66,10 +67,10 @@ class SelfCritiqueRecipe(Config):
     """Share of the probability that is sampled from."""
     seed: int = 0
     """Seed of sampling, and part of the ids."""
-    critique_request: Path | None = placement(None)
-    """A Jinja text with ``prompt`` and ``answer``; none: the shipped one. Its content is an input of the stage."""
-    revision_request: Path | None = placement(None)
-    """A Jinja text with ``prompt``, ``answer`` and ``critique``; none: the shipped one."""
+    critique_request: Location | None = placement(None)
+    """A Jinja text with ``prompt`` and ``answer``, or its URI; none: the shipped one. Its content is an input."""
+    revision_request: Location | None = placement(None)
+    """A Jinja text with ``prompt``, ``answer`` and ``critique``, or its URI; none: the shipped one."""
 
     @model_validator(mode="after")
     def _check(self) -> SelfCritiqueRecipe:
@@ -149,17 +150,12 @@ def recipe_texts(recipe: SelfCritiqueRecipe) -> dict[str, str]:
     return {name: make_id(text) for name, text in template_texts(recipe).items()}
 
 
-def _template_text(name: str, path: Path | None) -> str:
-    if path is not None and not path.is_file():
-        raise InputError(name, path, "no such file", "give a Jinja text file")
-    try:
-        return (path or SHIPPED / f"{name}.txt").read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(name, path, f"is not UTF-8 text ({error.reason})", "give a Jinja text file") from error
+def _template_text(name: str, path: AnyPath | None) -> str:
+    return small_text(name, path or SHIPPED / f"{name}.txt", "a Jinja text file")
 
 
 @lru_cache(maxsize=16)
-def _check_template(name: str, path: Path, text: str) -> None:
+def _check_template(name: str, path: AnyPath, text: str) -> None:
     try:
         used = meta.find_undeclared_variables(_environment().parse(text))
         _environment().from_string(text).render(dict.fromkeys(NAMES[name], "x"))
@@ -224,29 +220,18 @@ def max_tokens(step: str, recipe: SelfCritiqueRecipe) -> int:
     return recipe.critique_max_tokens if step == "critique" else recipe.max_tokens
 
 
-def written(generation: Generation, step: str, recipe: SelfCritiqueRecipe, chat: Chat | None) -> str:
-    """The text of a step, fit to stand in the next step's prompt.
+def written(generation: Generation, step: str, recipe: SelfCritiqueRecipe) -> str:
+    """The text of a step without the space around it, ended at its last whole sentence where it ran out of tokens.
 
     Raises:
-        ValueError: the generation failed, is empty, or holds a control token of the model.
+        ValueError: the generation failed, or is empty.
     """
     if generation.error:
         raise ValueError(f"{step}: {generation.error}")
-    text = clean(finished(generation, max_tokens(step, recipe), recipe.trim_unfinished), chat)
+    text = finished(generation, max_tokens(step, recipe), recipe.trim_unfinished).strip()
     if not text:
         raise ValueError(f"{step}: the model wrote nothing")
     return text
-
-
-def clean(text: str, chat: Chat | None) -> str:
-    """A model's text without the space around it; ``chat`` is None where an endpoint renders its own template.
-
-    Raises:
-        ValueError: it holds a control token, which the next prompt would turn into a real turn.
-    """
-    if chat is not None:
-        chat.refuse_control_tokens("the model's text", text)
-    return text.strip()
 
 
 def build_group(request: Request, texts_of_request: Mapping[str, str], recipe: SelfCritiqueRecipe) -> RankedGroup:
