@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from trimtab.schemas import (
     read_rows,
     write_rows,
 )
+from trimtab.sources import SourceConfig
 from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.estimate import Estimate, estimate
 from trimtab.synthesis.generating import Synthesis, measured_rate, planned_ids
@@ -27,6 +29,7 @@ from trimtab.synthesis.quality import QualityConfig
 from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 from trimtab.synthesis.requests import read_summary, request_file, write_requests
 from trimtab.synthesis.retries import attempts_of, plan_retry, quarantined, retry_folders
+from trimtab.synthesis.run import plan
 from trimtab.synthesis.shards import ShardWork, assemble_shard, over_shards, plan_shard, shard_files
 
 HARMFUL = "First, wait. Then, go! Is it easy? Yes; it is: quite - easy (really). Do it, now. Fine, then."
@@ -157,13 +160,34 @@ def test_model_that_answers_nothing_gives_no_output_but_says_why(tmp_path: Path)
     with pytest.raises(
         InputError, match=r"none of 2 requests gave a group \(SR: the model wrote nothing\); see .*quarant"
     ):
-        synthesis._refuse_nothing(0, bad)
-    synthesis._refuse_nothing(1, bad)
+        synthesis.refuse_nothing(0, bad)
+    synthesis.refuse_nothing(1, bad)
 
 
 def test_output_that_lost_most_of_its_requests_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     synthesis = Synthesis(SynthesisConfig(output=tmp_path, recipe=RECIPE), RECIPE, None, tmp_path)
     synthesis.summary = {"requests": 3, "shards": 1}
     bad = [Quarantined(source_row=n, reason="SR: loop", content="", stage="generation", id=str(n)) for n in range(2)]
-    synthesis._refuse_nothing(1, bad)
+    synthesis.refuse_nothing(1, bad)
     assert "WARNING: 2 rows of 3 requests are quarantined, mostly: SR: loop" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("num_usable", [2, 0])
+def test_plan_says_what_it_set_aside_and_refuses_a_plan_of_nothing(tmp_path: Path, num_usable: int) -> None:
+    row = {"response_0": HARMFUL * 8, "response_1": "No.", "is_response_0_safe": False, "is_response_1_safe": True}
+    bad = row | {"response_0": "wait and then go on " * 30}
+    rows = [(row if n < num_usable else bad) | {"prompt": f"How do I skip {n} {w}?"} for n, w in enumerate("abcd")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    source = SourceConfig(data=tmp_path / "rows.jsonl", num_evaluation_prompts=0)
+    recipe = RECIPE.model_copy(update={"source": source, "near_duplicates": None})
+    endpoint = {"type": "openai", "base_url": "x", "model": "m"}
+    config = SynthesisConfig(output=tmp_path / "out", recipe=recipe, engine=endpoint)
+    if not num_usable:
+        with pytest.raises(InputError, match=r"none of 4 requests gave a group \(the harmful response has 0 punct"):
+            plan(config)
+        return
+    lines = plan(config)
+    assert "4 requests" in lines[0]
+    assert lines[1] == f"2 rows set aside, with their reasons: {tmp_path / 'out' / 'quarantine'}"
+    assert lines[2].startswith("10 rows, about ")
+    assert lines[-1].endswith(" MiB of text")

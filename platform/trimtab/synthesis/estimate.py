@@ -35,12 +35,12 @@ class Estimate:
         """What ``--plan`` prints; ``num_copies`` of each text are stored."""
         about = "about " if self.sampled else ""
         hours = self.engine_hours
-        disk = (self.num_prompt_tokens + self.most_new_tokens) * BYTES_A_TOKEN * num_copies / 2**30
+        mib = (self.num_prompt_tokens + self.most_new_tokens) * BYTES_A_TOKEN * num_copies / 2**20
         return [
             f"{self.num_rows} rows, {about}{self.num_prompt_tokens} prompt tokens, at most {self.most_new_tokens} new",
             f"engine-hours: at most {hours:.2f} at {self.tokens_per_s:.0f} tokens/s of one engine" if hours is not None
             else "engine-hours: unknown; give tokens_per_s, or run --preview N first, which measures it",
-            f"disk: at most {disk:.2f} GiB of text",
+            f"disk: at most {f'{mib:.1f} MiB' if mib < 1024 else f'{mib / 1024:.1f} GiB'} of text",
         ]  # fmt: skip
 
 

@@ -102,10 +102,10 @@ class Synthesis:
         for counts in made:
             total.update(counts)
         bad = quarantined(self.output)
-        self._refuse_nothing(total["groups"], bad)
+        self.refuse_nothing(total["groups"], bad)
         return {**total, **self.summary, "quarantined": len(bad)}
 
-    def _refuse_nothing(self, num_groups: int, bad: Sequence[Quarantined]) -> None:
+    def refuse_nothing(self, num_groups: int, bad: Sequence[Quarantined]) -> None:
         """An output without a group is none; one that lost most of its requests is pointed out."""
         reasons = Counter(row.reason for row in bad if row.stage != "source").most_common(1)
         if not num_groups:

@@ -74,9 +74,13 @@ def plan(config: SynthesisConfig) -> list[str]:
         synthesis = Synthesis(config, recipe, folder, config.output)
         files = synthesis.plan()
     found = estimate(files, folder, config.tokens_per_s or _measured(config))
+    bad = quarantined(config.output)
+    if not found.num_rows:
+        synthesis.refuse_nothing(0, bad)
     counts = ", ".join(f"{value} {name}" for name, value in synthesis.summary.items())
     passes = f"; the first of {len(synthesis.names)} passes" if len(synthesis.names) > 1 else ""
-    return [f"plan: {config.output / 'plan'}{passes} ({counts})", *found.lines(2 + len(recipe.flips))]
+    aside = [f"{len(bad)} rows set aside, with their reasons: {config.output / 'quarantine'}"] if bad else []
+    return [f"plan: {config.output / 'plan'}{passes} ({counts})", *aside, *found.lines(2 + len(recipe.flips))]
 
 
 def preview(config: SynthesisConfig, num_requests: int) -> list[RankedGroup]:
