@@ -67,6 +67,18 @@ def test_reopening_leaves_a_turn_open_that_only_an_end_of_sequence_closes(chat: 
     assert text == f"[INST] {PROMPT} [/INST] Of course, here "
 
 
+def test_reopening_takes_the_end_of_sequence_of_the_assistants_turn_alone(chat: Chat) -> None:
+    """As in Zephyr's template, in which every turn ends with one."""
+    template = (
+        "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '</s>\\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+    )
+    text = _with_template(chat, template).prompt_text(SYSTEM, "Say </s>.", "Of </s> course", reopen=True)
+    assert text == (
+        f"<|system|>\n{SYSTEM}</s>\n<|user|>\nSay </s>.</s>\n<|assistant|>\nOf </s> course\n<|assistant|>\n"
+    )
+
+
 @given(text=words.filter(str.strip), num=st.integers(1, 40))
 def test_first_tokens_are_given_back_by_the_rendered_prompt(chat: Chat, text: str, num: int) -> None:
     head, whole = len(chat.prompt_ids(SYSTEM, PROMPT)), chat.prompt_ids(SYSTEM, PROMPT, text)

@@ -11,8 +11,9 @@ from upath import UPath
 from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
 from trimtab.engine.run import _verify
 from trimtab.engine.telemetry import _samples
+from trimtab.engine.vllm_stage import _to_engine_row
 from trimtab.files import AnyPath, files_in
-from trimtab.schemas import Generation, write_rows, write_table
+from trimtab.schemas import Generation, PlanRow, write_rows, write_table
 
 
 def _part(folder: AnyPath, name: str, *ids: str, error: str = "") -> AnyPath:
@@ -98,3 +99,13 @@ def test_cache_counters_are_read_by_model() -> None:
     )
     (sample,) = _samples(text)
     assert sample == ("ray_vllm_prefix_cache_hits_total", {"model_name": "m"}, 30.0)
+
+
+def test_plan_row_of_an_older_version_continues_its_turn(tiny_tokenizer_folder: Path) -> None:
+    row = PlanRow(id="i", request_id="r", kind="k=10", prompt="How?", prefill="Sure,", max_tokens=3).model_dump()
+    model = str(tiny_tokenizer_folder)
+    continued, reopened = (_to_engine_row(model, row | {"reopen": which}) for which in (False, True))
+    assert continued != reopened
+    assert _to_engine_row(model, row | {"reopen": None}) == continued
+    del row["reopen"]
+    assert _to_engine_row(model, row) == continued

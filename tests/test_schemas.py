@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ from trimtab.schemas import (
     Verdict,
     make_id,
     pairs,
+    read_files,
     read_rows,
     write_rows,
 )
@@ -118,6 +120,16 @@ def test_groups_survive_parquet(tmp_path_factory: pytest.TempPathFactory, rows: 
     path = tmp_path_factory.getbasetemp() / "round" / "groups.parquet"
     assert write_rows(path, RankedGroup, rows) == len(rows)
     assert read_rows(path, RankedGroup) == rows
+
+
+def test_columns_that_an_older_version_did_not_write_hold_their_default(tmp_path: Path) -> None:
+    rows = [PlanRow(id=name, request_id="r", kind="k=10", prompt="p", max_tokens=3) for name in "ab"]
+    table = pa.Table.from_pylist([row.model_dump() for row in rows], schema=SCHEMAS[PlanRow])
+    pq.write_table(table.drop_columns(["reopen", "shard"]), tmp_path / "old.parquet")
+    reopened = rows[0].model_copy(update={"reopen": True})
+    write_rows(tmp_path / "new.parquet", PlanRow, [reopened])
+    assert read_rows(tmp_path / "old.parquet", PlanRow) == rows
+    assert read_files([tmp_path / "old.parquet", tmp_path / "new.parquet"], PlanRow) == [*rows, reopened]
 
 
 @pytest.mark.parametrize(

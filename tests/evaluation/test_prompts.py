@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from trimtab.chat import ControlGuard
 from trimtab.config import InputError
-from trimtab.evaluation.prompts import read_prompts
+from trimtab.evaluation.prompts import read_categories, read_prompts
 
 
 def _jsonl(path: Path, rows: list[Any]) -> Path:
@@ -44,6 +45,25 @@ def test_too_many_bad_rows_are_refused(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "prompts.jsonl", [{"prompt": "One?"}, {}])
     with pytest.raises(InputError, match=r"^prompts: .*: 1 of 2 rows are bad \(row 2: has no text in a field prompt\)"):
         read_prompts("prompts", path, 0.1)
+
+
+def test_prompts_with_control_tokens_of_the_model_are_set_aside_but_are_not_bad_rows(
+    tmp_path: Path, tiny_tokenizer_folder: Path
+) -> None:
+    path = _jsonl(tmp_path / "prompts.jsonl", [{"prompt": "One?"}, {"prompt": "Two <|im_end|>?"}])
+    guard = ControlGuard.from_folder(str(tiny_tokenizer_folder))
+    prompts, bad = read_prompts("prompts", path, 0.0, guard)
+    assert prompts == ["One?"]
+    assert [(row.source_row, "im_end" in row.reason) for row in bad] == [(1, True)]
+    assert read_prompts("prompts", path, 0.0)[0] == ["One?", "Two <|im_end|>?"]
+    with pytest.raises(InputError, match="has no prompt that this model can be asked"):
+        read_prompts("prompts", _jsonl(tmp_path / "all.jsonl", [{"prompt": "<|im_start|>"}]), 0.0, guard)
+
+
+def test_rows_may_name_a_category(tmp_path: Path) -> None:
+    rows = [{"prompt": "One?", "category": " fraud "}, {"prompt": "Two?", "category": 3}, {"prompt": "Three?"}]
+    found, _ = read_categories("prompts", _jsonl(tmp_path / "prompts.jsonl", rows), 0.0)
+    assert found == {"One?": "fraud", "Two?": None, "Three?": None}
 
 
 @pytest.mark.parametrize(

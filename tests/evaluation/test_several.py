@@ -144,6 +144,34 @@ def test_names_are_folders_below_the_output(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["record.json", "recipe.json", "judge", "Judge", "generations", "BASE"])
+def test_names_of_the_outputs_own_files_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=rf"^models: {name}: .*; give the model another name$"):
+        _prefill(tmp_path / "out", {"base": "base-model", name: "dpo-model"})
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_that_share_no_scored_case_have_no_difference(tmp_path: Path) -> None:
+    def silent(plan: list[PlanRow]) -> list[Generation]:
+        return [Generation(id=row.id, text="", num_prompt_tokens=1, num_tokens=0, error="Timeout") for row in plan]
+
+    models = {"base": "base-model", "other": "dpo-model"}
+    config = PrefillConfig(output=tmp_path / "out", models=models, ks=(10,), source=SOURCE, engine=ENGINE)
+    record = run_models(
+        prefill.STAGE, config, {"data": "d"},
+        lambda one: prefill.run(one, silent if one.model == "dpo-model" else _writes(1.0)),
+        lambda before, after: {"Corr_mean": prefill.compare(before, after)},
+    )  # fmt: skip
+    assert record.results["differences"]["other"]["Corr_mean"]["value"] is None
+    assert "n/a" in _shown(record)[-1]
+    assert tables.detectable_lines(record) == []
+
+
+def test_results_of_a_version_without_pairs_are_refused_in_one_line() -> None:
+    with pytest.raises(InputError, match=r"^configurable: .*older trimtab and names no pairs; measure it again$"):
+        tables.measures({"s0": {}, "s1": {}, "s0_plus_s1": {}})
+
+
 def test_table_has_a_row_a_measure_and_a_column_a_model(finished: Path) -> None:
     lines = _shown(_record(finished))
     assert lines[0].split() == ["measure", "base", "dpo", "cst"]

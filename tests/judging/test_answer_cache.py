@@ -72,6 +72,15 @@ def test_processes_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
         assert len(cache.find(f"{name}-{number}" for name in "abc" for number in range(300))) == 900
 
 
+def test_full_disk_is_one_line_with_the_remedy_of_every_full_disk(tmp_path: Path) -> None:
+    with AnswerCache(tmp_path) as cache:
+        cache.put("a", "yes")
+        cache._connection.execute("PRAGMA max_page_count = 3")  # SQLite's own way to run out of space
+        with pytest.raises(InputError, match=r"^judge\.cache: .*sqlite: no space left on the disk; free some space; "):
+            cache.put("b", "x" * 100_000)
+        assert cache.find(["a"]) == {"a": "yes"}
+
+
 def test_file_that_is_no_cache_is_refused(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"this is no database, and it is long enough to be read as one" * 40)
     with pytest.raises(InputError, match=r"^judge\.cache: .*answers\.sqlite: can't be used \(file is not a database\)"):

@@ -82,9 +82,14 @@ def engine_env(engine: VLLMEngine) -> dict[str, str]:
 
 def _to_engine_row(model: str, row: dict[str, Any]) -> dict[str, Any]:
     """A plan row as Ray's vLLM stage wants it."""
-    ids = Chat.from_folder(model).prompt_ids(row["system"], row["prompt"], row["prefill"], row["reopen"])
+    ids = Chat.from_folder(model).prompt_ids(row["system"], row["prompt"], row["prefill"], reopens(row))
     sampling = {"max_tokens": row["max_tokens"], "temperature": row["temperature"], "top_p": row["top_p"]}
     return {"id": row["id"], "shard": row["shard"], "tokenized_prompt": ids, "sampling_params": sampling}
+
+
+def reopens(row: dict[str, Any]) -> bool:
+    """Whether a plan row asks for a new turn; a plan of an older version has no such column."""
+    return bool(row.get("reopen"))
 
 
 def _to_generation(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,21 +9,30 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from trimtab.artifacts import Outcome, Record, file_fingerprint
+from trimtab.chat import ControlGuard
 from trimtab.cluster import RayConfig
 from trimtab.config import InputError, placement
 from trimtab.evaluation.following import ConfigurationPair, compare, measure, paraphrase_groups
-from trimtab.evaluation.prompts import read_prompts
+from trimtab.evaluation.prompts import read_categories
 from trimtab.evaluation.several import ModelsConfig, run_models
-from trimtab.evaluation.stage import Made, about_judge, give_verdicts, one_per_prompt, run_evaluation
+from trimtab.evaluation.stage import (
+    Made,
+    about_judge,
+    control_guard,
+    give_verdicts,
+    held_out,
+    run_evaluation,
+    with_categories,
+)
 from trimtab.files import Location
 from trimtab.judging import JudgeConfig, RulesJudge
 from trimtab.schemas import Generation, PlanRow, Quarantined, Verdict, make_id, write_rows
-from trimtab.sources import SourceConfig, read_requests, require_file, split_requests
+from trimtab.sources import SourceConfig, require_file
 from trimtab.stats import EMPTY, Estimate
 
 STAGE = "evaluate configurable"
@@ -60,34 +69,49 @@ def run(config: ConfigurableConfig, made: Made | None = None) -> Record:
     inputs = {field: file_fingerprint(asked, field)}
     if config.models:
         return run_models(STAGE, config, inputs, run, partial(differences, config=config))
-    prompts, bad = asked_prompts(config)
-    plan = _plan(prompts, config)
+    asked = asked_prompts(config, control_guard(config))
+    plan = _plan(asked.prompts, config)
 
     def finish(written: list[Generation], output: Path) -> Outcome:
         verdicts = judge_answers(plan, written, config.judge, config.ray, output)
+        verdicts = with_categories(verdicts, asked.categories)
         write_rows(output / "verdicts.parquet", Verdict, verdicts)
-        write_rows(output / "quarantine.parquet", Quarantined, bad)
-        counts = {"prompts": len(prompts), "answers": len(plan), "errors": sum(bool(row.error) for row in written),
+        write_rows(output / "quarantine.parquet", Quarantined, asked.bad)
+        counts = {"prompts": len(asked.prompts), "answers": len(plan),
+                  "errors": sum(bool(row.error) for row in written),
                   "unparsed": sum(verdict.verdict == "unparsed" for verdict in verdicts),
                   "judge_errors": sum(bool(verdict.error) for verdict in verdicts),
-                  "quarantined": len(bad)}  # fmt: skip
+                  "quarantined": len(asked.bad)}  # fmt: skip
         return Outcome(counts=counts, results=summarize(verdicts, config))
 
     return run_evaluation(STAGE, config, inputs, plan, finish, made)
 
 
-def plan_answers(config: ConfigurableConfig) -> list[PlanRow]:
+def plan_answers(config: ConfigurableConfig, guard: ControlGuard | None = None) -> list[PlanRow]:
     """One greedy answer for each prompt under each configuration, in each of its wordings."""
-    return _plan(asked_prompts(config)[0], config)
+    return _plan(asked_prompts(config, guard).prompts, config)
 
 
-def asked_prompts(config: ConfigurableConfig) -> tuple[dict[str, str], list[Quarantined]]:
-    """The prompts by id, and what of the prompts' file can't be asked."""
+class Asked(NamedTuple):
+    """The prompts and their categories by id, and what can't be asked."""
+
+    prompts: dict[str, str]
+    categories: dict[str, str | None]
+    bad: list[Quarantined]
+
+
+def asked_prompts(config: ConfigurableConfig, guard: ControlGuard | None = None) -> Asked:
+    """The prompts of the file, or of the source's evaluation split.
+
+    Args:
+        guard: of the model; prompts that hold its control tokens are set aside.
+    """
     if config.prompts:
-        prompts, bad = read_prompts("prompts", config.prompts, config.source.max_bad_share)
-        return {make_id("prompt", prompt): prompt for prompt in prompts}, bad
-    _, evaluation = split_requests(read_requests(config.source)[0], config.source)
-    return {request.id: request.prompt for request in one_per_prompt(evaluation)}, []
+        found, bad = read_categories("prompts", config.prompts, config.source.max_bad_share, guard)
+        ids = {prompt: make_id("prompt", prompt) for prompt in found}
+        return Asked({ids[prompt]: prompt for prompt in found}, {ids[p]: kind for p, kind in found.items()}, bad)
+    requests, bad = held_out(config.source, guard)
+    return Asked({row.id: row.prompt for row in requests}, {row.id: row.category for row in requests}, bad)
 
 
 def wordings(config: ConfigurableConfig) -> dict[str, str]:

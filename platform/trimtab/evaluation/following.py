@@ -7,11 +7,11 @@ Of these it is measured how often the two answers to a prompt differ at all, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trimtab.config import Config
+from trimtab.config import Config, InputError
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import Verdict, read_rows
 from trimtab.stats import EMPTY, Estimate, clustered_mean, paired_difference, wilson
@@ -80,6 +80,20 @@ def measure(verdicts: Sequence[Verdict], pair: ConfigurationPair) -> dict[str, A
         found["paraphrased"] = {name: estimate.model_dump() for name, estimate in following(other).items()}
         found["paraphrased"]["difference"] = _drop(trained, other).model_dump()
     return found
+
+
+def pairs_of(results: Mapping[str, Any], of: object) -> list[Mapping[str, Any]]:
+    """What an evaluation's results hold of each pair.
+
+    Args:
+        of: the evaluation, for the message.
+
+    Raises:
+        InputError: they come from a version that measured one pair and said nothing of it.
+    """
+    if "pairs" not in results:
+        raise InputError("configurable", of, "was measured by an older trimtab and names no pairs", "measure it again")
+    return list(results["pairs"])
 
 
 def following(scored: Sequence[Cell]) -> dict[str, Estimate]:

@@ -15,18 +15,37 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from trimtab.artifacts import Outcome, Record, file_fingerprint, read_record
-from trimtab.chat import Chat
+from trimtab.chat import Chat, ControlGuard
 from trimtab.cluster import RayConfig
 from trimtab.config import InputError
 from trimtab.data import lines
 from trimtab.engine import VLLMEngine
 from trimtab.evaluation import released
 from trimtab.evaluation.several import ModelsConfig, run_models
-from trimtab.evaluation.stage import Made, about_judge, give_verdicts, model_folder, one_per_prompt, run_evaluation
+from trimtab.evaluation.stage import (
+    Made,
+    about_judge,
+    control_guard,
+    give_verdicts,
+    held_out,
+    model_folder,
+    run_evaluation,
+    with_categories,
+)
 from trimtab.judging import JudgeConfig, RulesJudge
 from trimtab.safety import SafetyConfig
-from trimtab.schemas import Generation, PlanRow, PrefillCase, Request, Verdict, make_id, read_rows, write_rows
-from trimtab.sources import SourceConfig, read_requests, require_file, split_requests
+from trimtab.schemas import (
+    Generation,
+    PlanRow,
+    PrefillCase,
+    Quarantined,
+    Request,
+    Verdict,
+    make_id,
+    read_rows,
+    write_rows,
+)
+from trimtab.sources import SourceConfig, require_file
 from trimtab.stats import Estimate, clustered_mean, paired_difference, wilson
 
 STAGE = "evaluate prefill"
@@ -77,37 +96,50 @@ def run(config: PrefillConfig, made: Made | None = None) -> Record:
     inputs = {"data": file_fingerprint(config.source.path)}
     if config.models:
         return run_models(STAGE, config, inputs, run, lambda before, after: {"Corr_mean": compare(before, after)})
-    every = all_cases(config)
+    refuse_what_does_not_fit(config)
+    requests, bad = held_out(config.source, control_guard(config))
+    every = _cases(requests, config)
     cases = _kept(every, config)
     plan = _plan(cases, config)
 
     def finish(written: list[Generation], output: Path) -> Outcome:
         verdicts = judge_cases(cases, written, config.judge, config.ray, output)
+        verdicts = with_categories(verdicts, {request.id: request.category for request in requests})
         write_rows(output / "verdicts.parquet", Verdict, verdicts)
+        write_rows(output / "quarantine.parquet", Quarantined, bad)
         results = summarize(verdicts, config)
         released.write(output / "released", plan, written, verdicts, results, config.judge, model_folder(config))
-        counts = _counts(cases, written, verdicts) | {"dropped_short_cases": len(every) - len(cases)}
+        counts = _counts(cases, written, verdicts)
+        counts |= {"dropped_short_cases": len(every) - len(cases), "quarantined": len(bad)}
         return Outcome(counts=counts, results=results | {"short_cases": _short_by_k(every, config)})
 
     return run_evaluation(STAGE, config, inputs, plan, finish, made)
 
 
-def plan_cases(config: PrefillConfig) -> tuple[list[PrefillCase], list[PlanRow]]:
+def plan_cases(
+    config: PrefillConfig, guard: ControlGuard | None = None
+) -> tuple[list[PrefillCase], list[PlanRow]]:  # fmt: skip
     """The cases of the evaluation split, and what must be generated for them, nested prefixes side by side."""
-    cases = _kept(all_cases(config), config)
+    cases = _kept(all_cases(config, guard), config)
     return cases, _plan(cases, config)
 
 
-def all_cases(config: PrefillConfig) -> list[PrefillCase]:
+def all_cases(config: PrefillConfig, guard: ControlGuard | None = None) -> list[PrefillCase]:
     """The cases of the evaluation split, short ones included.
+
+    Args:
+        guard: of the model; requests that hold its control tokens are left out.
 
     Raises:
         InputError: settings don't go together.
     """
     refuse_what_does_not_fit(config)
+    return _cases(held_out(config.source, guard)[0], config)
+
+
+def _cases(requests: list[Request], config: PrefillConfig) -> list[PrefillCase]:
     chat = Chat.from_folder(str(model_folder(config))) if config.unit == "tokens" else None
-    _, evaluation = split_requests(read_requests(config.source)[0], config.source)
-    return [case for request in one_per_prompt(evaluation) for case in make_cases(request, config, chat)]
+    return [case for request in requests for case in make_cases(request, config, chat)]
 
 
 def refuse_what_does_not_fit(config: PrefillConfig) -> None:
@@ -238,13 +270,13 @@ def _counts(cases: list[PrefillCase], made: list[Generation], verdicts: list[Ver
 def compare(before: Path, after: Path) -> Estimate:
     """Paired difference of Corr_mean (after − before) over the cases that both scored, clustered by prompt.
 
+    Its value is None where there is no such case.
+
     Raises:
-        InputError: one of the two is unfinished or measures other cases.
+        InputError: one of the two is unfinished.
     """
     rows = [_scored(folder) for folder in (before, after)]
     both = rows[0].keys() & rows[1].keys()
-    if not both:
-        raise InputError("runs", after, f"shares no case with {before}", "measure both on the same source and seed")
     sides = [shares(side[i] for i in sorted(both)) for side in rows]
     values = [{f"{request} {k}": share for (request, k), share in side.items()} for side in sides]
     cluster_of = {f"{request} {k}": request for request, k in sides[0]}

@@ -1,6 +1,7 @@
-"""Prompts from a user's file: rows with a ``prompt``, or a text file with one a line.
+"""Prompts from a user's file: rows with a ``prompt`` and perhaps a ``category``, or a text file with a prompt a line.
 
-A row that can't be used is set aside with its reason and counted, and so is one that repeats another.
+A row that can't be used is set aside with its reason and counted, and so is one that repeats another, or that holds a
+control token of the model to be asked.
 """
 
 from __future__ import annotations
@@ -9,19 +10,34 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from trimtab.chat import ControlGuard
 from trimtab.config import InputError
 from trimtab.files import AnyPath
 from trimtab.schemas import CONTENT_CHARS, Quarantined
-from trimtab.sources import is_unicode, read_json_rows, read_text, refuse_too_many_bad
+from trimtab.sources import category_of, is_unicode, read_json_rows, read_text, refuse_too_many_bad
 
 ROWS = (".jsonl", ".json", ".parquet")
 
 
-def read_prompts(field: str, path: AnyPath, max_bad_share: float) -> tuple[list[str], list[Quarantined]]:
-    """The distinct prompts of a file, in its order, and the rows that can't be used.
+def read_prompts(
+    field: str, path: AnyPath, max_bad_share: float, guard: ControlGuard | None = None
+) -> tuple[list[str], list[Quarantined]]:
+    """The distinct prompts of a file, in its order, and the rows that can't be used: ``read_categories`` in short."""
+    found, bad = read_categories(field, path, max_bad_share, guard)
+    return list(found), bad
+
+
+def read_categories(
+    field: str, path: AnyPath, max_bad_share: float, guard: ControlGuard | None = None
+) -> tuple[dict[str, str | None], list[Quarantined]]:
+    """The category of each distinct prompt of a file, in its order, and the rows that can't be used.
+
+    Args:
+        guard: of the model to be asked. Prompts that hold its control tokens are set aside too, but they are bad for
+            this model alone and don't count against ``max_bad_share``.
 
     Raises:
-        InputError: the file is missing, empty or no such file, or has too many bad rows.
+        InputError: the file is missing, empty or no such file, has too many bad rows, or none that can be asked.
     """
     rows = list(enumerate(read_json_rows(field, path) if path.suffix in ROWS else _lines(field, path)))
     bad = [_set_aside(number, row, reason) for number, row in rows if (reason := _problem(row))]
@@ -31,12 +47,25 @@ def read_prompts(field: str, path: AnyPath, max_bad_share: float) -> tuple[list[
     for number, row in rows:
         if number in unusable:
             continue
-        seen = first.setdefault(row["prompt"].strip(), number)
-        if seen != number:
+        if reason := forged(guard, row["prompt"]):
+            bad.append(_set_aside(number, row, reason))
+        elif (seen := first.setdefault(row["prompt"].strip(), number)) != number:
             bad.append(_set_aside(number, row, f"repeats row {seen + 1}"))
     if not first:
-        raise InputError(field, path, "has no prompt", "give one prompt a line, or rows with a prompt")
-    return list(first), bad
+        problem = "has no prompt that this model can be asked" if bad else "has no prompt"
+        raise InputError(field, path, problem, "give one prompt a line, or rows with a prompt")
+    return {prompt: category_of(rows[number][1]) for prompt, number in first.items()}, bad
+
+
+def forged(guard: ControlGuard | None, *texts: str) -> str | None:
+    """Why texts from outside can't be put to a model: they hold one of its control tokens; None where they can."""
+    try:
+        for text in texts:
+            if guard:
+                guard.refuse("text", text)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def _lines(field: str, path: AnyPath) -> Iterator[dict[str, str]]:

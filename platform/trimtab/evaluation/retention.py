@@ -13,12 +13,23 @@ from pydantic import Field
 
 from trimtab import cluster
 from trimtab.artifacts import Outcome, Record, require_record
+from trimtab.chat import ControlGuard
 from trimtab.config import InputError, placement
 from trimtab.data import lines
-from trimtab.evaluation.stage import EvaluationConfig, Made, model_folder, run_evaluation
+from trimtab.evaluation.prompts import forged
+from trimtab.evaluation.stage import EvaluationConfig, Made, control_guard, model_folder, run_evaluation
 from trimtab.files import LocalPath, Location
 from trimtab.safety import SafetyConfig
-from trimtab.schemas import Generation, PlanRow, RetentionRow, make_id, read_rows, write_rows
+from trimtab.schemas import (
+    CONTENT_CHARS,
+    Generation,
+    PlanRow,
+    Quarantined,
+    RetentionRow,
+    make_id,
+    read_rows,
+    write_rows,
+)
 from trimtab.sources import read_text
 from trimtab.stats import Estimate, clustered_mean, paired_difference
 
@@ -55,7 +66,8 @@ def run(config: RetentionConfig, made: Made | None = None) -> Record:
         raise InputError(
             "engine.type", config.engine.type, "can't score text", "use the vllm engine and a model folder"
         )
-    plan = plan_answers(config)
+    prompts, bad = asked_prompts(config, control_guard(config))
+    plan = _plan(prompts, config)
     inputs = {"prompts": make_id(*(row.prompt for row in plan))}
     if config.base:
         inputs["base"] = require_record("base", config.base, STAGE).fingerprint
@@ -66,16 +78,29 @@ def run(config: RetentionConfig, made: Made | None = None) -> Record:
         rows = _score(str(folder), plan, written, scored)
         write_rows(output / "answers.parquet", RetentionRow, rows)
         nll = clustered_mean([row.nll for row in rows], [row.id for row in rows])
-        return Outcome(counts={"prompts": len(rows)}, results={"nll": nll.model_dump()})
+        write_rows(output / "quarantine.parquet", Quarantined, bad)
+        return Outcome(counts={"prompts": len(rows), "quarantined": len(bad)}, results={"nll": nll.model_dump()})
 
     return run_evaluation(STAGE, config, inputs, plan, finish, made)
 
 
-def plan_answers(config: RetentionConfig) -> list[PlanRow]:
+def plan_answers(config: RetentionConfig, guard: ControlGuard | None = None) -> list[PlanRow]:
     """One greedy answer for each benign prompt."""
+    return _plan(asked_prompts(config, guard)[0], config)
+
+
+def asked_prompts(config: RetentionConfig, guard: ControlGuard | None = None) -> tuple[list[str], list[Quarantined]]:
+    """The benign prompts, and those of a user's file that hold control tokens of the model."""
     path = config.prompts
     text = read_text("prompts", path, "a text file, one prompt a line").splitlines() if path else lines(SHIPPED)
-    prompts = [line.strip() for line in text if line.strip()][: config.num_prompts]
+    prompts = [(number, line.strip()) for number, line in enumerate(text) if line.strip()][: config.num_prompts]
+    bad = [Quarantined(source_row=number, reason=reason, content=prompt[:CONTENT_CHARS])
+           for number, prompt in prompts if (reason := forged(guard, prompt))]  # fmt: skip
+    unusable = {row.source_row for row in bad}
+    return [prompt for number, prompt in prompts if number not in unusable], bad
+
+
+def _plan(prompts: list[str], config: RetentionConfig) -> list[PlanRow]:
     system = SafetyConfig(preset=config.configuration).render() if config.configuration else None
     return [
         PlanRow(id=make_id("benign", prompt, config.configuration), request_id=make_id("benign", prompt),

@@ -6,12 +6,12 @@ interrupted run goes on where it was, and a model that is added later is the onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trimtab.artifacts import Outcome, Record, run_stage
-from trimtab.config import placement
+from trimtab.artifacts import RECIPE, RECORD, Outcome, Record, run_stage
+from trimtab.config import InputError, placement
 from trimtab.console import say
 from trimtab.engine import VLLMEngine
 from trimtab.evaluation.stage import EvaluationConfig, model_folder
@@ -20,7 +20,10 @@ from trimtab.stats import Estimate, minimum_detectable_effect
 
 Compare = Callable[[Path, Path], Mapping[str, Estimate]]
 AnyModels = TypeVar("AnyModels", bound="ModelsConfig")
-SUMMED = ("cases", "answers", "unparsed", "errors", "judge_errors")
+SUMMED = ("cases", "answers", "refused", "unparsed", "errors", "judge_errors")
+OWN_FILES = (RECORD, RECIPE, "plan", "generations", "checkpoint", "released", "judge", "verdicts.parquet",
+             "answers.parquet", "quarantine.parquet", "attempts.parquet", "grades", "grades.parquet")  # fmt: skip
+"""What an output holds besides its models' folders, so that no model can have such a name."""
 
 
 class ModelsConfig(EvaluationConfig):
@@ -48,6 +51,7 @@ def run_models(
     Raises:
         InputError: a name can't be a folder's, or a model can't be used.
     """
+    _refuse_colliding_names(config.models)
     each = {name: _alone(config, name) for name in config.models}
     for one in each.values():
         model_folder(one)  # the last one's mistake shows before the first one's hours
@@ -61,6 +65,15 @@ def run_models(
         return Outcome(counts=_counts(records), results={"models": results, "differences": _differences(each, compare)})
 
     return run_stage(f"{stage} (models)", config.output, config, inputs, work, again=True)
+
+
+def _refuse_colliding_names(names: Iterable[str]) -> None:
+    """Names are folders beside the output's own files, also where a file system takes capitals for small letters."""
+    taken = dict.fromkeys(OWN_FILES, "is a name of the output's own files")
+    for name in names:
+        if problem := taken.get(name.casefold()):
+            raise InputError("models", name, problem, "give the model another name")
+        taken[name.casefold()] = "stands there twice but for capitals"
 
 
 def _alone(config: AnyModels, name: str) -> AnyModels:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from trimtab import cluster, models
 from trimtab.artifacts import Outcome, Record, run_stage
+from trimtab.chat import ControlGuard
 from trimtab.cluster import RayConfig
-from trimtab.config import Config, placement
+from trimtab.config import Config, InputError, placement
 from trimtab.engine import EngineConfig, VLLMEngine, generate
+from trimtab.evaluation.prompts import forged
 from trimtab.files import LocalPath
 from trimtab.judging import Item, JudgeConfig, Judged, Question, described, judge_all
-from trimtab.schemas import Generation, PlanRow, Request, Verdict
+from trimtab.schemas import CONTENT_CHARS, Generation, PlanRow, Quarantined, Request, Verdict
+from trimtab.sources import SourceConfig, read_requests, split_requests
 
 Made = Callable[[list[PlanRow]], list[Generation]]
 Finish = Callable[[list[Generation], Path], Outcome]
@@ -74,6 +77,37 @@ def _with_verdict(draft: Verdict, said: Judged) -> Verdict:
 def about_judge(judge: JudgeConfig, question: Question) -> dict[str, Any]:
     """What a record says of its judge: one line with its known agreement, and its identity."""
     return {"judge": described(judge, question), "judge_identity": judge.identity()}
+
+
+def control_guard(config: EvaluationConfig) -> ControlGuard | None:
+    """What tells texts that hold control tokens of the model; None for an endpoint, which renders for itself."""
+    folder = model_folder(config)
+    return ControlGuard.from_folder(str(folder)) if folder else None
+
+
+def held_out(source: SourceConfig, guard: ControlGuard | None = None) -> tuple[list[Request], list[Quarantined]]:
+    """The held-out requests, one a prompt, and those that hold control tokens of the model to be measured.
+
+    Raises:
+        InputError: the source can't be used, or no request is left.
+    """
+    asked: list[Request] = []
+    bad: list[Quarantined] = []
+    for request in split_requests(read_requests(source)[0], source)[1]:
+        if reason := forged(guard, request.prompt, request.harmful):
+            content = request.prompt[:CONTENT_CHARS]
+            bad.append(Quarantined(source_row=request.source_row, reason=reason, content=content, id=request.id))
+        else:
+            asked.append(request)
+    if not asked:
+        problem = f"all held-out requests hold control tokens of the model ({bad[0].reason})"
+        raise InputError("data", source.path, problem, "remove them from the texts")
+    return one_per_prompt(asked), bad
+
+
+def with_categories(verdicts: list[Verdict], categories: Mapping[str, str | None]) -> list[Verdict]:
+    """The verdicts with the category of their request, where it has one, by the request's id."""
+    return [row.model_copy(update={"category": categories.get(row.request_id)}) for row in verdicts]
 
 
 def one_per_prompt(requests: list[Request]) -> list[Request]:

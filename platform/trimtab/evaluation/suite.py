@@ -13,7 +13,7 @@ from trimtab.evaluation import configurable, prefill, retention
 from trimtab.evaluation.configurable import ConfigurableConfig
 from trimtab.evaluation.prefill import PrefillConfig
 from trimtab.evaluation.retention import RetentionConfig
-from trimtab.evaluation.stage import Made, model_folder
+from trimtab.evaluation.stage import Made, control_guard, model_folder
 from trimtab.schemas import Generation, PlanRow
 
 
@@ -34,10 +34,11 @@ def run(
         raise InputError(
             "model", prefills.model, "the evaluations of a suite differ in model or engine", "make them equal"
         )
+    guard = control_guard(prefills)
     todo = [
-        (prefills.output, prefill.plan_cases(prefills)[1]),
-        (configurables.output, configurable.plan_answers(configurables)),
-        (retentions.output, retention.plan_answers(retentions)),
+        (prefills.output, prefill.plan_cases(prefills, guard)[1]),
+        (configurables.output, configurable.plan_answers(configurables, guard)),
+        (retentions.output, retention.plan_answers(retentions, guard)),
     ]
     made = _generated(work, prefills, [row for output, plan in todo if read_record(output) is None for row in plan])
     return prefill.run(prefills, made), configurable.run(configurables, made), retention.run(retentions, made)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trimtab.artifacts import Record
+from trimtab.evaluation.attempt_results import CEILING, PLAIN, kind_words, success_label
+from trimtab.evaluation.following import pairs_of
 from trimtab.stats import Estimate
 
 if TYPE_CHECKING:
@@ -58,13 +60,34 @@ def _difference(found: Mapping[str, Any] | None) -> str:
 
 
 def measures(results: Mapping[str, Any]) -> dict[str, Estimate]:
-    """What one model's results hold, by what it is called: Corr@k, or S0 and S1 of each pair."""
+    """What one model's results hold, by what it is called: Corr@k, S0 and S1 of each pair, or the success of attacks.
+
+    Raises:
+        InputError: an older version measured it.
+    """
     if "corr" in results:
         found = {f"Corr@{k}": estimate for k, estimate in results["corr"].items()}
         found["Corr_mean"] = results["corr_mean"]
+    elif "kinds" in results:
+        found = dict(_attacked(results))
     else:
-        found = {label: estimate for pair in results["pairs"] for label, estimate in _pair(pair)}
+        pairs = pairs_of(results, "the output")
+        found = {label: estimate for pair in pairs for label, estimate in _pair(pair)}
     return {label: Estimate.model_validate(estimate) for label, estimate in found.items()}
+
+
+def _attacked(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield from ((success_label(kind), results[kind]) for kind in (PLAIN, CEILING) if kind in results)
+    for kind, found in results["kinds"].items():
+        yield success_label(kind), found["success"]
+        if found["num_refused"]:
+            yield f"  refused, {kind_words(kind)}", found["refused"]
+        if "score" in found:
+            yield f"  score, {kind_words(kind)}", found["score"]
+        for other in (PLAIN, CEILING):
+            if (change := found.get(f"difference_from_{other}")) is not None:
+                yield f"  minus {other}, {kind_words(kind)}", change
+    yield "success, any of them", results["any_attack"]
 
 
 def _pair(pair: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

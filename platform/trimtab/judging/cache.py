@@ -6,46 +6,61 @@ and never an error.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from trimtab.artifacts import DISK_FULL
 from trimtab.config import InputError
 
 NAME = "answers.sqlite"
 WAIT_S = 60.0
 """So long a write waits for another process's."""
+PRIMARY_CODE = 0xFF
+"""The part of SQLite's error codes that names the kind."""
 
 
 class AnswerCache:
     """Answers by id (``ModelJudge.answer_ids``), kept as they come. A context manager, for one thread.
 
     Raises:
-        InputError: the file is there and no cache, or can't be opened.
+        InputError: the file is there and no cache, can't be opened, or there is no space left for it.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / NAME
-        try:
+        with _errors_in_one_line(self._path):
             self._connection = _opened(self._path)
-        except sqlite3.DatabaseError as error:
-            raise InputError("judge.cache", self._path, f"can't be used ({error})", "remove or replace it") from error
 
     def find(self, ids: Iterable[str]) -> dict[str, str]:
         """The answers that are there."""
-        rows = (self._connection.execute("SELECT id, raw FROM answers WHERE id = ?", (i,)).fetchone() for i in ids)
+        with _errors_in_one_line(self._path):
+            rows = [self._connection.execute("SELECT id, raw FROM answers WHERE id = ?", (i,)).fetchone() for i in ids]
         return {row[0]: row[1] for row in rows if row is not None}
 
     def put(self, answer_id: str, raw: str) -> None:
         """Keep an answer; of two that come for one id the first stays."""
-        self._connection.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (answer_id, raw))
+        with _errors_in_one_line(self._path):
+            self._connection.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (answer_id, raw))
 
     def __enter__(self) -> AnswerCache:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._connection.close()
+
+
+@contextlib.contextmanager
+def _errors_in_one_line(path: Path) -> Iterator[None]:
+    """SQLite's errors are no OSErrors: a full disk is known by its code, and has the remedy of every full disk."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE == sqlite3.SQLITE_FULL:
+            raise InputError("judge.cache", path, *DISK_FULL) from error
+        raise InputError("judge.cache", path, f"can't be used ({error})", "remove or replace it") from error
 
 
 def _opened(path: Path) -> sqlite3.Connection:
