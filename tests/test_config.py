@@ -239,10 +239,25 @@ def test_evaluation_preset_loads(path: Path) -> None:
         config = load(ConfigurableConfig, path, ["output=x"])
         assert len(wordings(config)) > 2 * len(config.pairs)
         assert len(config.models) == 3
+    elif path.stem.startswith(("injection", "robustness")):
+        _load_attacked(path)
     else:
         prefill = load(PrefillConfig, path, ["output=x"])
         refuse_what_does_not_fit(prefill)
         assert prefill.models or re.fullmatch(r"[\w.-]+/[\w.-]+", prefill.model)
+
+
+def _load_attacked(path: Path) -> None:
+    from trimtab.evaluation import injection, robustness
+    from trimtab.evaluation.attacks import read_attacks
+
+    if path.stem.startswith("injection"):
+        config = load(injection.InjectionConfig, path, ["output=x"])
+        injection.refuse_own_kinds(read_attacks(config.attacks, injection.SHIPPED), config)
+        assert len(config.models) == 2 or (config.engine.type == "openai" and config.engine.configurations == "safety")
+    else:
+        graded = load(robustness.RobustnessConfig, path, ["output=x"])
+        robustness.refuse_what_does_not_fit(read_attacks(graded.attacks, robustness.SHIPPED), graded)
 
 
 def test_some_configuration_ships() -> None:

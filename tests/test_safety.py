@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.config import InputError
-from trimtab.safety import CONFIGURATIONS, MAX_PERSONA_CHARS, PRESETS, SafetyConfig, parse_safety
+from trimtab.safety import (
+    CONFIGURATIONS,
+    MAX_PERSONA_CHARS,
+    PRESETS,
+    SafetyConfig,
+    configuration_of,
+    parse_safety,
+)
 
 # arXiv 2404.00495
 PUBLISHED = {
@@ -114,3 +121,18 @@ def test_other_wordings_quote_a_persona_as_the_trained_one_does() -> None:
 def test_label_names_the_setting() -> None:
     assert SafetyConfig(preset="honest").label == "honest"
     assert SafetyConfig(preset="role_play", persona="a sailor").label == "role_play: a sailor"
+
+
+@given(st.text(min_size=1, max_size=MAX_PERSONA_CHARS).filter(str.strip))
+def test_configuration_of_is_the_inverse_of_render(persona: str) -> None:
+    text = SafetyConfig(preset="role_play", persona=persona).render()
+    found = configuration_of(text)
+    assert found is not None
+    assert (found.preset, found.render()) == ("role_play", text)
+
+
+def test_configuration_of_knows_exact_texts_alone() -> None:
+    for preset, text in PUBLISHED.items():
+        assert configuration_of(text) == SafetyConfig(preset=preset)
+        assert configuration_of(text + " ") is None
+    assert configuration_of("Be kind.") is None

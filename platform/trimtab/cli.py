@@ -38,6 +38,8 @@ STAGES = {
     "train": ("trimtab.training.run", "TrainingConfig"),
     "evaluate prefill": ("trimtab.evaluation.prefill", "PrefillConfig"),
     "evaluate configurable": ("trimtab.evaluation.configurable", "ConfigurableConfig"),
+    "evaluate injection": ("trimtab.evaluation.injection", "InjectionConfig"),
+    "evaluate robustness": ("trimtab.evaluation.robustness", "RobustnessConfig"),
     "evaluate retention": ("trimtab.evaluation.retention", "RetentionConfig"),
     "evaluate judge": ("trimtab.evaluation.calibrate", "CalibrationConfig"),
     "report": ("trimtab.evaluation.report", "ReportConfig"),
@@ -132,6 +134,8 @@ def _command(command: str, help_text: str, table: bool = False) -> None:
 _command("train", "Train on ranked groups: DPO by token tries, on Ray Train and DeepSpeed.")
 _command("evaluate prefill", "Corr@k: does the model turn away after a harmful start?", table=True)
 _command("evaluate configurable", "S0 and S1: does the model follow its safety configuration?", table=True)
+_command("evaluate injection", "Can the caller switch a harmless configuration to the uncensored one?", table=True)
+_command("evaluate robustness", "How often attacks succeed, by templates from a file.", table=True)
 _command("evaluate retention", "What general chat lost: loss per token on the base's benign answers.")
 _command("evaluate judge", "How far a judge agrees with labels, and with which kind of text it doesn't.")
 _command("report", "Write one self-contained HTML report of evaluations.")

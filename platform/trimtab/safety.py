@@ -95,6 +95,16 @@ def _clean_persona(persona: str | None) -> str:
     return " ".join(persona.replace('"', "'").split())
 
 
+def configuration_of(system: str) -> SafetyConfig | None:
+    """The configuration that renders to this system prompt (the inverse of ``render``); none: no preset's does."""
+    for preset in PRESETS.values():
+        head, _, tail = preset.system.partition(PERSONA_SLOT)
+        persona = system.removeprefix(head).removesuffix(tail) if preset.takes_persona else None
+        if preset.system.replace(PERSONA_SLOT, persona or "") == system:
+            return SafetyConfig(preset=preset.name, persona=persona)
+    return None
+
+
 def parse_safety(value: Any) -> SafetyConfig:
     """The setting of a request body: nothing (harmless), a preset's name, or ``{"preset": …, "persona": …}``.
 

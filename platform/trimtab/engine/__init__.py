@@ -6,6 +6,7 @@ template and tokenize stages are off.
 """
 
 from trimtab.engine.config import EngineConfig, OpenAIEngine, VLLMEngine
+from trimtab.engine.endpoint import was_refused
 from trimtab.engine.run import generate, generate_plan
 from trimtab.engine.vllm_stage import bundles, engine_env, engine_kwargs
 
@@ -18,4 +19,5 @@ __all__ = [
     "engine_kwargs",
     "generate",
     "generate_plan",
+    "was_refused",
 ]

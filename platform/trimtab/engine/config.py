@@ -66,6 +66,9 @@ class OpenAIEngine(Config):
     """Retries of the SDK, which honours Retry-After."""
     rows_per_batch: int = placement(32, ge=1)
     """Rows of one committed file: what a crash can cost."""
+    configurations: Literal["system", "safety"] = "system"
+    """How a safety configuration is sent: as a system turn, or by its name in the body's ``safety``, which a trimtab
+    endpoint wants, since it writes the system turn itself."""
 
 
 EngineConfig = Annotated[VLLMEngine | OpenAIEngine, Field(discriminator="type")]

@@ -7,9 +7,14 @@ import os
 import time
 from typing import Any
 
+from trimtab.config import InputError
 from trimtab.engine.config import OpenAIEngine
-from trimtab.engine.vllm_stage import LIGHT_CPUS
+from trimtab.engine.vllm_stage import LIGHT_CPUS, reopens
+from trimtab.safety import configuration_of
 from trimtab.schemas import Generation
+
+REFUSALS = ("BadRequestError", "PermissionDeniedError", "UnprocessableEntityError")
+"""The SDK's names of 400, 403 and 422: what a gate or a filter in front of a model answers."""
 
 
 def endpoint_stage(rows: Any, engine: OpenAIEngine) -> Any:
@@ -50,8 +55,9 @@ class EndpointCaller:
         started = time.monotonic()
         async with gate:
             try:
-                answer = await client.chat.completions.create(model=self.engine.model, **_request_body(row))
-            except OpenAIError as error:
+                body = _request_body(row, by_name=self.engine.configurations == "safety")
+                answer = await client.chat.completions.create(model=self.engine.model, **body)
+            except (OpenAIError, InputError) as error:
                 return made | {"error": f"{type(error).__name__}: {error}"[:500]}
         usage = answer.usage
         counts = {"num_prompt_tokens": usage.prompt_tokens, "num_tokens": usage.completion_tokens} if usage else {}
@@ -59,16 +65,41 @@ class EndpointCaller:
         return made | {"text": answer.choices[0].message.content or ""} | counts | clock
 
 
-def _request_body(row: dict[str, Any]) -> dict[str, Any]:
-    """A chat request; an open assistant turn is continued by vLLM's two fields, behind a closed one comes a new one."""
-    messages = [{"role": "system", "content": row["system"]}] if row["system"] else []
+def was_refused(error: str) -> bool:
+    """Whether a generation's error says that the endpoint would not take the request, rather than that it failed."""
+    return error.partition(":")[0] in REFUSALS
+
+
+def _request_body(row: dict[str, Any], by_name: bool = False) -> dict[str, Any]:
+    """A chat request; an open assistant turn is continued by vLLM's two fields, behind a closed one comes a new one.
+
+    Args:
+        by_name: the configuration goes into ``safety``; see ``OpenAIEngine.configurations``.
+
+    Raises:
+        InputError: ``by_name``, and the row's system prompt is no configuration's.
+    """
+    messages = [{"role": "system", "content": row["system"]}] if row["system"] and not by_name else []
     messages.append({"role": "user", "content": row["prompt"]})
+    extra: dict[str, Any] = {"safety": _named(row["system"])} if row["system"] and by_name else {}
     body = {
         "messages": messages, "max_tokens": int(row["max_tokens"]), "temperature": float(row["temperature"]),
         "top_p": float(row["top_p"]), "seed": int(row["seed"]),
     }  # fmt: skip
     if row["prefill"]:
         messages.append({"role": "assistant", "content": row["prefill"]})
-        if not row["reopen"]:
-            body["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
-    return body
+        if not reopens(row):
+            extra |= {"continue_final_message": True, "add_generation_prompt": False}
+    return body | ({"extra_body": extra} if extra else {})
+
+
+def _named(system: str) -> dict[str, str]:
+    """A configuration as a trimtab endpoint takes it.
+
+    Raises:
+        InputError: the system prompt is no configuration's.
+    """
+    found = configuration_of(system)
+    if found is None:
+        raise InputError("engine.configurations", "safety", "a system prompt is no configuration's", "use system")
+    return found.model_dump(exclude_none=True)

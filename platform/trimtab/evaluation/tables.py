@@ -80,13 +80,11 @@ def _attacked(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from ((success_label(kind), results[kind]) for kind in (PLAIN, CEILING) if kind in results)
     for kind, found in results["kinds"].items():
         yield success_label(kind), found["success"]
-        if found["num_refused"]:
-            yield f"  refused, {kind_words(kind)}", found["refused"]
+        yield f"  refused, {kind_words(kind)}", found["refused"]
         if "score" in found:
             yield f"  score, {kind_words(kind)}", found["score"]
-        for other in (PLAIN, CEILING):
-            if (change := found.get(f"difference_from_{other}")) is not None:
-                yield f"  minus {other}, {kind_words(kind)}", change
+        if f"difference_from_{PLAIN}" in found:
+            yield f"  minus {PLAIN}, {kind_words(kind)}", found[f"difference_from_{PLAIN}"]
     yield "success, any of them", results["any_attack"]
 
 
