@@ -40,6 +40,7 @@ STAGES = {
     "evaluate configurable": ("trimtab.evaluation.configurable", "ConfigurableConfig"),
     "evaluate injection": ("trimtab.evaluation.injection", "InjectionConfig"),
     "evaluate robustness": ("trimtab.evaluation.robustness", "RobustnessConfig"),
+    "evaluate ability": ("trimtab.evaluation.ability", "AbilityConfig"),
     "evaluate retention": ("trimtab.evaluation.retention", "RetentionConfig"),
     "evaluate judge": ("trimtab.evaluation.calibrate", "CalibrationConfig"),
     "report": ("trimtab.evaluation.report", "ReportConfig"),
@@ -158,6 +159,18 @@ def synthesize(
     if plan + bool(preview) + retry_quarantined > 1:
         raise InputError("synthesize", "--plan, --preview, --retry-quarantined", "exclude one another", "give one")
     run_stage_command("synthesize", config, overrides, dry_run, _synthesis_work(plan, preview, retry_quarantined))
+
+
+@evaluate_app.command("ability")
+def ability(
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006
+    dry_run: DryRun = False,
+    tasks: Annotated[str, typer.Option("--tasks", metavar="NAME,NAME", help="Tasks of lm-eval-harness.")] = "",
+) -> None:
+    """General ability by lm-eval-harness (ARC, HellaSwag, MMLU, TruthfulQA or any other of its tasks)."""
+    asked = [f"tasks=[{tasks}]"] if tasks else []
+    run_stage_command("evaluate ability", config, [*overrides, *asked], dry_run, partial(_measured, "evaluate ability"))
 
 
 @app.command("export")

@@ -24,6 +24,11 @@ class InputError(ValueError):
         shown = str(value) if isinstance(value, str) or is_path(value) else repr(value)
         shown = shown if len(shown) <= 160 else shown[:157] + "..."
         super().__init__(" ".join(f"{field}: {shown}: {problem}; {remedy}".split()))
+        self._parts = field, value, problem, remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that it comes back whole from another process."""
+        return type(self), self._parts
 
 
 def placement(default: Any = ..., **kwargs: Any) -> Any:

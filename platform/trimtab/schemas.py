@@ -218,6 +218,17 @@ class RetentionRow(Row):
     num_tokens: int
 
 
+class ScoredDocument(Row):
+    """A document of an ability task and what the model's answer to it scored by one metric."""
+
+    id: str
+    task: str
+    metric: str
+    document: str
+    """Hash of the document, as the harness gives it; a task may hold one twice."""
+    value: float
+
+
 class Quarantined(Row):
     """A row that could not be used, and why."""
 
@@ -255,6 +266,8 @@ SCHEMAS: dict[type[Row], pa.Schema] = {
                         ("score", pa.float64()), ("reason", _text)]),
     RetentionRow: pa.schema([("id", _text), ("prompt", _text), ("answer", _text), ("scored", _text),
                              ("nll", pa.float64()), ("num_tokens", pa.int32())]),
+    ScoredDocument: pa.schema([("id", _text), ("task", _text), ("metric", _text), ("document", _text),
+                               ("value", pa.float64())]),
     Quarantined: pa.schema([("source_row", pa.int64()), ("reason", _text), ("content", _text), ("stage", _text),
                             ("id", _text), ("attempts", pa.int32())]),
 }  # fmt: skip

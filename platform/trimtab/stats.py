@@ -72,6 +72,18 @@ def wilson(num_yes: int, n: int) -> Estimate:
     return Estimate(value=num_yes / n, low=float(low), high=float(high), n=n)
 
 
+def with_standard_error(value: float, error: float, n: int, *, bounds: Bounds | None = None) -> Estimate:
+    """A mean of ``n`` independent cases with a standard error that somebody else computed, and its t interval.
+
+    Without spread, or of one case, there is no telling, and so no interval.
+    """
+    if error <= NO_SPREAD or n < 2:
+        return Estimate(value=value, low=None, high=None, n=n)
+    low, high, _ = _t_interval(value, error, n)
+    least, most = bounds or (-np.inf, np.inf)
+    return Estimate(value=value, low=max(low, least), high=min(high, most), n=n, num_clusters=n, standard_error=error)
+
+
 def clustered_mean(
     values: Sequence[float],
     clusters: Sequence[str],
