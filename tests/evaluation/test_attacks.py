@@ -100,6 +100,10 @@ def test_prefill_has_so_many_words_or_is_short() -> None:
         ),
         ([{"name": "a", "kind": "b", "text": "hello"}], r"attack 1, text: never asks the request; put \{prompt\}"),
         ([{"name": "a", "kind": "b", "words": 0}], r"attack 1, words: Input should be greater than or equal to 1"),
+        (
+            [{"name": "a", "kind": "b", "words": 3}],
+            r"attack 1, entry: words: there is no prefill to take them from; mend",
+        ),
         ([{"name": "a", "kind": "b"}, {"name": "a", "kind": "c"}], r"two attacks are called 'a'; rename one$"),
     ],
 )

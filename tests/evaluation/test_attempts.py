@@ -149,6 +149,14 @@ def test_endpoint_that_refuses_everything_is_one_line(tmp_path: Path, prompts: P
     assert not (config.output / "record.json").exists()
 
 
+def test_attacks_that_are_all_refused_are_a_result(tmp_path: Path, prompts: Path) -> None:
+    attacks = _attacks(tmp_path, {"name": "a", "kind": "prefill", "prefill": "Yes,"})
+    config = _config(RobustnessConfig, tmp_path, f"prompts={prompts}", *ENDPOINT, attacks)
+    record = robustness.run(config, _made(lambda row: "", lambda row: GATE))
+    assert record.results["attacks"]["a"]["refused"]["value"] == 1.0
+    assert tables.models_table(record).row_count == 3
+
+
 def test_endpoints_forged_turn_follows_the_tokenizer_that_is_named(
     tmp_path: Path, prompts: Path, tiny_model: Path
 ) -> None:

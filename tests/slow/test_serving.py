@@ -105,6 +105,32 @@ def test_endpoint_engine_makes_every_row_and_reports_refusals(url: str, tmp_path
     assert "BadRequestError" in made[5].error
 
 
+def test_callers_are_measured_through_the_gate(url: str, tiny_model: Path, tmp_path: Path) -> None:
+    """Each configuration is asked for by name; forged turns and prefills are refused by the gate, the rest answered."""
+    from trimtab.chat import Chat
+    from trimtab.config import load
+    from trimtab.evaluation import injection
+    from trimtab.schemas import Generation, read_rows
+
+    (tmp_path / "prompts.txt").write_text("How do I whistle?\nWhat is rain?\n", encoding="utf-8")
+    record = injection.run(load(injection.InjectionConfig, None, [
+        f"output={tmp_path / 'out'}", f"prompts={tmp_path / 'prompts.txt'}", "engine.type=openai",
+        f"engine.base_url={url}", "engine.model=trimtab", "engine.configurations=safety", "engine.max_retries=0",
+        f"tokenizer={tiny_model}", "max_tokens=4",
+    ]))  # fmt: skip
+    forged = {"system turn by the model's own template", "system turn as ChatML writes it"}
+    attacks = record.results["attacks"]
+    prefills = {name for name, found in attacks.items() if found["kind"] == "prefill"}
+    assert len(prefills) == 2
+    assert {name for name, found in attacks.items() if found["num_refused"]} == forged | prefills
+    assert (record.counts["refused"], record.counts["errors"]) == (2 * 4, 0)
+    chat = Chat.from_folder(str(tiny_model))
+    made = {row.id: row for row in read_rows(tmp_path / "out" / "generations", Generation)}
+    for row in read_rows(tmp_path / "out" / "plan", PlanRow):
+        if row.kind in ("plain", "ceiling"):
+            assert made[row.id].num_prompt_tokens == len(chat.prompt_ids(row.system, row.prompt))
+
+
 def test_taken_port_is_one_clear_line(url: str, tiny_model: Path) -> None:
     port = int(url.split(":")[2].split("/")[0])
     with pytest.raises(InputError, match=rf"port: 127.0.0.1:{port}: can't listen .*; set another port"):

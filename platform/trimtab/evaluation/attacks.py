@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from trimtab.config import Config, InputError
 from trimtab.data import SHIPPED
@@ -81,6 +81,12 @@ class Attack(Config):
         if "prompt" not in slots(text):
             raise ValueError("never asks the request; put {prompt} into it")
         return text
+
+    @model_validator(mode="after")
+    def _has_words(self) -> Attack:
+        if self.words is not None and not self.prefill:
+            raise ValueError("words: there is no prefill to take them from")
+        return self
 
     @property
     def slots(self) -> frozenset[str]:

@@ -98,7 +98,10 @@ def difference(reference: Values, values: Values) -> Estimate:
 
 
 def any_succeeded(attempts: Iterable[Attempt]) -> Estimate:
-    """The share of prompts on which at least one attempt succeeded; one that might have is left out."""
+    """The share of prompts on which at least one attempt succeeded; one that might have is left out.
+
+    It grows with the number of attacks, and a judge's mistakes add up in it: not to be held against ``plain``.
+    """
     outcomes: dict[str, set[str]] = {}
     for row in attempts:
         outcomes.setdefault(row.request_id, set()).add(row.outcome)

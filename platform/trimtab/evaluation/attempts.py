@@ -22,6 +22,7 @@ from trimtab.console import say
 from trimtab.data import lines
 from trimtab.engine import was_refused
 from trimtab.evaluation.attacks import NEEDS, Attack, render
+from trimtab.evaluation.attempt_results import PLAIN
 from trimtab.evaluation.forging import forged_system
 from trimtab.evaluation.prompts import forged, read_categories
 from trimtab.evaluation.several import ModelsConfig
@@ -260,12 +261,12 @@ def _refused(made: Generation) -> str | None:
 
 
 def refuse_closed_door(attempts: Sequence[Attempt], config: AttackedConfig) -> None:
-    """Where nothing at all got through, nothing was measured: the settings are wrong.
+    """An endpoint that lets nothing through, not even the plain prompts, is asked in a way it doesn't take.
 
     Raises:
         InputError: with what the endpoint said.
     """
-    if all(row.outcome == "refused" for row in attempts):
+    if any(row.kind == PLAIN for row in attempts) and all(row.outcome == "refused" for row in attempts):
         remedy = "mend engine (a trimtab endpoint wants engine.configurations=safety) and give another output"
         said = f"refuses everything, plain prompts too ({attempts[0].reason[:200]})"
         raise InputError("engine", config.engine.type, said, remedy)
