@@ -7,11 +7,10 @@ phrases does well on them and on nothing else.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -19,30 +18,15 @@ from trimtab.artifacts import Outcome, Record, file_fingerprint, run_stage
 from trimtab.cluster import RayConfig
 from trimtab.config import Config, InputError, placement
 from trimtab.console import say
-from trimtab.data import lines
 from trimtab.evaluation.agreement import Agreement, agreement
+from trimtab.evaluation.labels import SHIPPED_LABELS, Half, Label, is_trigger_free, key_of, read_labels
 from trimtab.files import AnyPath, LocalPath, Location
-from trimtab.judging import QUESTIONS, Item, JudgeConfig, Judged, Question, RulesJudge, described, judge_all
+from trimtab.judging import QUESTIONS, Item, JudgeConfig, Judged, RulesJudge, described, judge_all
 from trimtab.judging.known import KnownAgreement, remember
-from trimtab.schemas import CONTENT_CHARS, Quarantined, Row, Verdict, reason_of, write_rows
-from trimtab.sources import read_json_rows, refuse_too_many_bad, require_file
+from trimtab.schemas import Quarantined, Verdict, write_rows
+from trimtab.sources import require_file
 
 STAGE = "evaluate judge"
-
-
-class Label(Row):
-    """A text with what somebody says of it."""
-
-    id: str
-    question: Question
-    prompt: str
-    prefill: str = ""
-    text: str
-    label: Literal["yes", "no"]
-    has_trigger: bool | None = None
-    """Whether the text holds a trigger of training; none: it is looked for."""
-    source: str = ""
-    """Where the text or its label comes from."""
 
 
 class CalibrationConfig(Config):
@@ -50,9 +34,11 @@ class CalibrationConfig(Config):
 
     output: LocalPath = placement()
     """Folder of the output: verdicts.parquet, quarantine.parquet, record.json."""
-    labels: Location = placement()
-    """JSON lines, a file or its URI: id, question, prompt, text and label (yes or no); where known prefill, has_trigger
-    and source."""
+    labels: Location | None = placement(None)
+    """JSON lines, a file or its URI: id, question, prompt, text and label (yes or no); where known prefill,
+    trigger_free, half and source. None: the labels that are shipped (``data/labels``)."""
+    half: Half | None = None
+    """Only the labels of this half: ``held_out`` for rules that were written on ``dev``. None: all of them."""
     judge: JudgeConfig = RulesJudge()
     against: Location | None = placement(None)
     """A second file of labels, or its URI, which stands in for the judge: how far two people agree."""
@@ -64,6 +50,11 @@ class CalibrationConfig(Config):
     """Write the agreement into the table at ``$TRIMTAB_HOME`` that later evaluations of this judge print."""
     ray: RayConfig = placement(RayConfig())
 
+    @property
+    def labels_file(self) -> AnyPath:
+        """The file to read."""
+        return self.labels or SHIPPED_LABELS
+
 
 def run(config: CalibrationConfig) -> Record:
     """Compare the judge's verdicts, or a second person's labels, with the labels. A second run skips what is done.
@@ -74,14 +65,14 @@ def run(config: CalibrationConfig) -> Record:
     Raises:
         InputError: a file can't be read, has too many bad rows, or the two share no row.
     """
-    require_file("labels", config.labels)
-    inputs = {"labels": file_fingerprint(config.labels, "labels")}
+    require_file("labels", config.labels_file)
+    inputs = {"labels": file_fingerprint(config.labels_file, "labels")}
     if config.against is not None:
         require_file("against", config.against)
         inputs["against"] = file_fingerprint(config.against, "against")
 
     def work(output: Path) -> Outcome:
-        labels, bad = read_labels("labels", config.labels, config.max_bad_share)
+        labels, bad = _asked_labels(config)
         write_rows(output / "quarantine.parquet", Quarantined, bad)
         verdicts = _second_opinions(config, labels) if config.against else _judged(config, labels, output)
         rows = [_row(label, verdicts[number]) for number, label in enumerate(labels) if number in verdicts]
@@ -91,29 +82,12 @@ def run(config: CalibrationConfig) -> Record:
     return run_stage(STAGE, config.output, config, inputs, work)
 
 
-def read_labels(field: str, path: AnyPath, max_bad_share: float = 0.0) -> tuple[list[Label], list[Quarantined]]:
-    """The labels of a file, and the rows that are none, with the reason.
-
-    Raises:
-        InputError: the file is missing, empty or no JSON, has too many bad rows, or two labels for one question and id.
-    """
-    labels, bad = [], []
-    total = 0
-    for number, row in enumerate(read_json_rows(field, path)):
-        total += 1
-        try:
-            labels.append(Label.model_validate(row))
-        except ValueError as error:
-            bad.append(Quarantined(source_row=number, reason=reason_of(error), content=ascii(row)[:CONTENT_CHARS]))
-    refuse_too_many_bad(field, path, bad, total, max_bad_share)
-    twice = next((key for key, number in Counter(map(_key, labels)).items() if number > 1), None)
-    if twice is not None:
-        raise InputError(field, path, f"has two labels of {twice[1]} for {twice[0]}", "keep one of them")
-    return labels, bad
-
-
-def _key(label: Label) -> tuple[str, str]:
-    return label.question, label.id
+def _asked_labels(config: CalibrationConfig) -> tuple[list[Label], list[Quarantined]]:
+    labels, bad = read_labels("labels", config.labels_file, config.max_bad_share)
+    asked = [label for label in labels if config.half in (None, label.half)]
+    if not asked:
+        raise InputError("half", config.half, f"{config.labels_file} has no label of it", "leave it out")
+    return asked, bad
 
 
 def _judged(config: CalibrationConfig, labels: Sequence[Label], output: Path) -> dict[int, Judged]:
@@ -131,11 +105,11 @@ def _judged(config: CalibrationConfig, labels: Sequence[Label], output: Path) ->
 def _second_opinions(config: CalibrationConfig, labels: Sequence[Label]) -> dict[int, Judged]:
     """The second file's label by the first one's place, for the rows that both have."""
     assert config.against is not None
-    others = {_key(label): label.label for label in read_labels("against", config.against, config.max_bad_share)[0]}
-    found = {number: Judged(label.id, others[_key(label)])
-             for number, label in enumerate(labels) if _key(label) in others}  # fmt: skip
+    others = {key_of(label): label.label for label in read_labels("against", config.against, config.max_bad_share)[0]}
+    found = {number: Judged(label.id, others[key_of(label)])
+             for number, label in enumerate(labels) if key_of(label) in others}  # fmt: skip
     if not found:
-        problem = f"shares no row (question and id) with {config.labels}"
+        problem = f"shares no row (question and id) with {config.labels_file}"
         raise InputError("against", config.against, problem, "give labels of the same rows")
     return found
 
@@ -176,8 +150,8 @@ def _by_subset(labels: Sequence[Label], said: Sequence[Judged], seed: int) -> di
     sources = sorted({label.source for label in labels})
     subsets: dict[str, list[int]] = {
         "all": list(range(len(labels))),
-        "without_trigger": [number for number, label in enumerate(labels) if not has_trigger(label)],
-        "with_trigger": [number for number, label in enumerate(labels) if has_trigger(label)],
+        "without_trigger": [number for number, label in enumerate(labels) if is_trigger_free(label)],
+        "with_trigger": [number for number, label in enumerate(labels) if not is_trigger_free(label)],
     }
     if len(sources) > 1:
         subsets |= {f"source {source or 'unnamed'}": [n for n, label in enumerate(labels) if label.source == source]
@@ -189,14 +163,6 @@ def _by_subset(labels: Sequence[Label], said: Sequence[Judged], seed: int) -> di
     }  # fmt: skip
 
 
-def has_trigger(label: Label) -> bool:
-    """Whether the judged text holds one of training's correction triggers."""
-    if label.has_trigger is not None:
-        return label.has_trigger
-    text = label.text.casefold()
-    return any(trigger.casefold() in text for trigger in lines("triggers.txt"))
-
-
 def _tell(question: str, parts: Mapping[str, Agreement]) -> None:
     for name, part in parts.items():
         say(f"  {question}, {name}: {part.n} compared, {part.num_unparsed} unparsed, "
@@ -206,8 +172,11 @@ def _tell(question: str, parts: Mapping[str, Agreement]) -> None:
 
 def _remember(config: CalibrationConfig, found: Mapping[str, Mapping[str, Agreement]], print_: str) -> None:
     created = datetime.now(UTC).isoformat(timespec="seconds")
+    half = f", {config.half} half" if config.half else ""
     for question, parts in found.items():
         whole: dict[str, Any] = parts["all"].model_dump(include={"n", "num_unparsed", "accuracy", "kappa"})
         entry = {"judge": config.judge.description, "question": question, "created": created,
-                 "labels": f"{config.labels.name} ({print_})", **whole}  # fmt: skip
+                 "labels": f"{config.labels_file.name}{half} ({print_})", **whole}  # fmt: skip
+        if "without_trigger" in parts:
+            entry["kappa_without_trigger"] = parts["without_trigger"].kappa.model_dump()
         remember(config.judge, KnownAgreement.model_validate(entry))

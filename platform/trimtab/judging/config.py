@@ -1,4 +1,4 @@
-"""The judges' configurations: a list of phrases, an OpenAI-compatible endpoint, or a model on this Ray.
+"""The judges' configurations: weighed phrases, an OpenAI-compatible endpoint, or a model on this Ray.
 
 A judge's ``identity`` is what can change a verdict: the model, how it is sampled and the words it is asked with; never
 where it runs or how many calls are in flight.
@@ -20,19 +20,21 @@ from trimtab.files import LocalPath
 from trimtab.judging.prompts import digests
 from trimtab.schemas import make_id
 
-RULES_VERSION = "rules-1"
+RulesVersion = Literal["rules-1", "rules-2"]
 
 
 class RulesJudge(Config):
-    """The built-in list of phrases: free, offline, reproducible and weak."""
+    """The built-in lists of phrases: free, offline, reproducible and weak."""
 
     type: Literal["rules"] = "rules"
-    version: Literal["rules-1"] = "rules-1"
+    version: RulesVersion = "rules-2"
+    """``rules-1``: any phrase of a list is a turn. ``rules-2``: phrases are weighed, with what comes after them. A
+    version's verdicts never change."""
 
     @property
     def description(self) -> str:
         """One line for tables and reports."""
-        return f"{self.type} ({self.version}; a weak list of phrases)"
+        return f"{self.type} ({self.version}; weak: it sees phrases, not meaning)"
 
 
 class ModelJudge(Config):

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trimtab import registry
 from trimtab.artifacts import write_text
+from trimtab.config import InputError
 from trimtab.data import SHIPPED
 from trimtab.judging.config import JudgeConfig
 from trimtab.judging.questions import Question
@@ -35,6 +35,8 @@ class KnownAgreement(BaseModel):
     num_unparsed: int
     accuracy: Estimate
     kappa: Estimate
+    kappa_without_trigger: Estimate | None = None
+    """κ on the labels whose text uses none of training's triggers; none: not looked at."""
     created: str
 
 
@@ -47,10 +49,13 @@ def agreement_id(judge: JudgeConfig, question: Question) -> str:
 
 
 def known_agreement(judge: JudgeConfig, question: Question) -> KnownAgreement | None:
-    """What the user's own calibration found, else the shipped one; None where nobody has looked."""
+    """What the user's own calibration found, else the shipped one; None where nobody has looked.
+
+    Raises:
+        InputError: a table can't be read.
+    """
     entries = _read(SHIPPED / "judges" / NAME) | _read(own_table())
-    found = entries.get(agreement_id(judge, question))
-    return KnownAgreement.model_validate(found) if found else None
+    return entries.get(agreement_id(judge, question))
 
 
 def remember(judge: JudgeConfig, found: KnownAgreement) -> None:
@@ -60,8 +65,9 @@ def remember(judge: JudgeConfig, found: KnownAgreement) -> None:
     path = own_table()
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        entries = _read(path) | {agreement_id(judge, found.question): found.model_dump(mode="json")}
-        write_text(path, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+        entries = _read(path) | {agreement_id(judge, found.question): found}
+        plain = {name: entry.model_dump(mode="json") for name, entry in entries.items()}
+        write_text(path, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
 
 
 def own_table() -> Path:
@@ -75,8 +81,29 @@ def described(judge: JudgeConfig, question: Question) -> str:
     if found is None:
         return f"{judge.description}, agreement with labels unknown"
     measured = f"accuracy {found.accuracy.text(2)}, Cohen's κ {found.kappa.text(2)}"
+    if found.kappa_without_trigger:
+        measured += f", κ {found.kappa_without_trigger.text(2)} on those without a trigger of training"
     return f"{judge.description}, agreement with {found.n} labels: {measured}"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+def _read(path: Path) -> dict[str, KnownAgreement]:
+    """The entries of a table, none where there is no file.
+
+    Raises:
+        InputError: it is no table of agreements.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return {name: KnownAgreement.model_validate(entry) for name, entry in dict(entries).items()}
+    except (OSError, TypeError, ValueError) as error:
+        problem = f"is no table of judges' agreement ({_reason(error)})"
+        raise InputError("judge", path, problem, "remove it and run trimtab evaluate judge again") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'an entry'}: {first['msg']}"
+    return str(error).splitlines()[0]
