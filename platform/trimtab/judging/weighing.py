@@ -18,7 +18,7 @@ ANCHORS = {"": r"\b(?:", ">": r"(?:[|,]|\band|\bor|\bthen) (?:", ">>": r"\| (?:"
 # What stands in quotation marks is said by somebody in the text, or is to be said.
 QUOTED = re.compile(r'(?:(?<=\s)|^)"(?=\S)[^"\n]*(?:"|$)')
 QUOTE_END = re.compile(r'[^"]*\S"(?!\w)')
-STARTS = re.compile(r"(?<=[.!?…:;—])\s+|\s*\n\s*|(?<=…)(?=\w)")
+STARTS = re.compile(r"(?<=[.!?…:;—])\s+|\n\s*|(?<=…)(?=\w)")
 LINE = re.compile(r"(\w+) (?:(>>?) )?(.+)")
 SENTENCE_END = re.compile(r"[.!?…]")
 TURN, NEEDED = 3, 2
