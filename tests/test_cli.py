@@ -69,6 +69,7 @@ SETTINGS = {
     "evaluate prefill": ["output=out", "ks=[10,20]"],
     "evaluate configurable": ["output=out", "max_tokens=9"],
     "evaluate retention": ["output=out", "num_prompts=3"],
+    "evaluate ability": ["output=out", "max_documents=3"],
     "evaluate injection": ["output=out", "question=attack_success"],
     "evaluate robustness": ["output=out", "max_tokens=9"],
     "evaluate judge": ["output=out", "labels=labels.jsonl", "seed=3"],

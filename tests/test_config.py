@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from importlib import import_module
 from pathlib import Path
@@ -165,11 +166,18 @@ def test_messages_are_always_one_line_of_bounded_length(field: str, value: objec
     assert len(text) < 230
 
 
+def test_message_comes_back_whole_from_another_process() -> None:
+    error = InputError("tasks", "x", "is wrong", "mend it")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (InputError, str(error))
+
+
 CLASSES = {
     "synthe": ("trimtab.synthesis.run", "SynthesisConfig"),
     "train": ("trimtab.training.run", "TrainingConfig"),
     "evaluate_prefill": ("trimtab.evaluation.prefill", "PrefillConfig"),
     "evaluate_configurable": ("trimtab.evaluation.configurable", "ConfigurableConfig"),
+    "evaluate_ability": ("trimtab.evaluation.ability", "AbilityConfig"),
     "evaluate_retention": ("trimtab.evaluation.retention", "RetentionConfig"),
     "report": ("trimtab.evaluation.report", "ReportConfig"),
     "serve": ("trimtab.serving", "ServeConfig"),
@@ -231,6 +239,7 @@ EVALUATIONS = sorted((ROOT / "jobs" / "configs" / "evaluate").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
 def test_evaluation_preset_loads(path: Path) -> None:
+    from trimtab.evaluation.ability import AbilityConfig
     from trimtab.evaluation.configurable import ConfigurableConfig, wordings
     from trimtab.evaluation.prefill import PrefillConfig, refuse_what_does_not_fit
 
@@ -241,6 +250,8 @@ def test_evaluation_preset_loads(path: Path) -> None:
         assert len(config.models) == 3
     elif path.stem.startswith(("injection", "robustness")):
         _load_attacked(path)
+    elif path.stem == "ability":
+        assert load(AbilityConfig, path, ["output=x"]).models
     else:
         prefill = load(PrefillConfig, path, ["output=x"])
         refuse_what_does_not_fit(prefill)

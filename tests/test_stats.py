@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.stats import EMPTY, Estimate, clustered_mean, minimum_detectable_effect, paired_difference, wilson
+from trimtab.stats import (
+    EMPTY,
+    Estimate,
+    clustered_mean,
+    minimum_detectable_effect,
+    paired_difference,
+    wilson,
+    with_standard_error,
+)
 
 Cases = list[tuple[str, str, float]]
 some_cases = st.lists(
@@ -38,6 +46,17 @@ def test_nothing_scored_is_null_and_never_zero() -> None:
         assert estimate == EMPTY
         assert (estimate.value, estimate.low, estimate.high, estimate.n) == (None, None, None, 0)
         assert estimate.text() == "n/a"
+
+
+def test_error_of_somebody_else_gives_the_t_interval_within_its_bounds() -> None:
+    from scipy.stats import t
+
+    estimate = with_standard_error(0.4, 0.1, 10)
+    assert estimate.low == pytest.approx(0.4 - t.ppf(0.975, 9) * 0.1)
+    assert estimate.high == pytest.approx(0.4 + t.ppf(0.975, 9) * 0.1)
+    assert (estimate.n, estimate.num_clusters, estimate.standard_error) == (10, 10, 0.1)
+    assert with_standard_error(0.4, 0.5, 10, bounds=(0, 1)).low == 0
+    assert [with_standard_error(0.4, error, n).low for error, n in ((0.0, 10), (0.1, 1))] == [None, None]
 
 
 def test_mean_is_over_cases_and_counts_both() -> None:

@@ -20,9 +20,12 @@ from trimtab.stats import Estimate, minimum_detectable_effect
 
 Compare = Callable[[Path, Path], Mapping[str, Estimate]]
 AnyModels = TypeVar("AnyModels", bound="ModelsConfig")
+OF_SEVERAL = " (models)"
+"""Behind the stage of a record that holds several models."""
 SUMMED = ("cases", "answers", "refused", "unparsed", "errors", "judge_errors")
 OWN_FILES = (RECORD, RECIPE, "plan", "generations", "checkpoint", "released", "judge", "verdicts.parquet",
-             "answers.parquet", "quarantine.parquet", "attempts.parquet", "grades", "grades.parquet")  # fmt: skip
+             "answers.parquet", "quarantine.parquet", "attempts.parquet", "grades", "grades.parquet",
+             "documents.parquet", "responses")  # fmt: skip
 """What an output holds besides its models' folders, so that no model can have such a name."""
 
 
@@ -64,7 +67,7 @@ def run_models(
         results = {name: record.results for name, record in records.items()}
         return Outcome(counts=_counts(records), results={"models": results, "differences": _differences(each, compare)})
 
-    return run_stage(f"{stage} (models)", config.output, config, inputs, work, again=True)
+    return run_stage(f"{stage}{OF_SEVERAL}", config.output, config, inputs, work, again=True)
 
 
 def _refuse_colliding_names(names: Iterable[str]) -> None:

@@ -60,7 +60,7 @@ def _difference(found: Mapping[str, Any] | None) -> str:
 
 
 def measures(results: Mapping[str, Any]) -> dict[str, Estimate]:
-    """What one model's results hold, by what it is called: Corr@k, S0 and S1 of each pair, or the success of attacks.
+    """What one model's results hold, by what it is called: Corr@k, S0 and S1, ability, or the success of attacks.
 
     Raises:
         InputError: an older version measured it.
@@ -68,6 +68,8 @@ def measures(results: Mapping[str, Any]) -> dict[str, Estimate]:
     if "corr" in results:
         found = {f"Corr@{k}": estimate for k, estimate in results["corr"].items()}
         found["Corr_mean"] = results["corr_mean"]
+    elif "ability" in results:
+        found = results["ability"]
     elif "kinds" in results:
         found = dict(_attacked(results))
     else:
