@@ -240,6 +240,7 @@ EVALUATIONS = sorted((ROOT / "jobs" / "configs" / "evaluate").glob("*.yaml"))
 @pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
 def test_evaluation_preset_loads(path: Path) -> None:
     from trimtab.evaluation.ability import AbilityConfig
+    from trimtab.evaluation.calibrate import CalibrationConfig
     from trimtab.evaluation.configurable import ConfigurableConfig, wordings
     from trimtab.evaluation.prefill import PrefillConfig, refuse_what_does_not_fit
 
@@ -252,6 +253,8 @@ def test_evaluation_preset_loads(path: Path) -> None:
         _load_attacked(path)
     elif path.stem == "ability":
         assert load(AbilityConfig, path, ["output=x"]).models
+    elif path.stem.startswith("judge"):
+        assert load(CalibrationConfig, path, ["output=x"]).half == "held_out"
     else:
         prefill = load(PrefillConfig, path, ["output=x"])
         refuse_what_does_not_fit(prefill)

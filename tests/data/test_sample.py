@@ -80,17 +80,18 @@ def test_evaluation_openers_are_never_seen_in_training() -> None:
     }
 
 
-def test_rules_judge_sees_no_turn_in_any_unsafe_answer_or_opener() -> None:
-    judge = RulesJudge()
+@pytest.mark.parametrize("judge", [RulesJudge(version="rules-1"), RulesJudge(version="rules-2")], ids=str)
+def test_rules_judge_sees_no_turn_in_any_unsafe_answer_or_opener(judge: RulesJudge) -> None:
     wrong = [text for text in _responses(safe=False) if course_corrects(text, judge) != "no"]
     assert wrong == []
     for name in ("openers.txt", "evaluation_openers.txt"):
         assert [line for line in lines(name) if course_corrects(line, judge) != "no"] == []
 
 
-def test_rules_judge_sees_the_turn_in_nearly_all_safe_answers() -> None:
+@pytest.mark.parametrize("judge", [RulesJudge(version="rules-1"), RulesJudge(version="rules-2")], ids=str)
+def test_rules_judge_sees_the_turn_in_nearly_all_safe_answers(judge: RulesJudge) -> None:
     safe = _responses(safe=True)
-    assert sum(course_corrects(text, RulesJudge()) == "yes" for text in safe) / len(safe) > 0.9
+    assert sum(course_corrects(text, judge) == "yes" for text in safe) / len(safe) > 0.9
 
 
 def test_benign_prompts_are_distinct_and_no_request_of_the_sample() -> None:
@@ -99,6 +100,8 @@ def test_benign_prompts_are_distinct_and_no_request_of_the_sample() -> None:
     assert not set(benign) & {normalize(row["prompt"]) for row in ROWS}
 
 
-@pytest.mark.parametrize("name", ["openers.txt", "triggers.txt", "evaluation_openers.txt", "judge_rules.txt"])
+@pytest.mark.parametrize(
+    "name", ["openers.txt", "triggers.txt", "evaluation_openers.txt", "judge_rules.txt", "judge_rules_2.txt"]
+)
 def test_comments_and_empty_lines_are_not_read(name: str) -> None:
     assert all(line.strip() == line and line and not line.startswith("#") for line in lines(name))

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from trimtab.config import InputError
-from trimtab.data import lines
-from trimtab.evaluation.calibrate import CalibrationConfig, has_trigger, read_labels, run
+from trimtab.data import SHIPPED, lines
+from trimtab.evaluation.calibrate import CalibrationConfig, run
+from trimtab.evaluation.labels import is_trigger_free, read_labels
 from trimtab.judging import RulesJudge, described
+from trimtab.judging.known import KnownAgreement, agreement_id, known_agreement, own_table
 from trimtab.schemas import Quarantined, Verdict, read_rows
 
 pytestmark = pytest.mark.slow  # importing scikit-learn takes a second
@@ -68,10 +70,10 @@ def test_agreement_by_question_and_subset(tmp_path: Path) -> None:
 
 
 def test_later_evaluations_say_what_was_found(tmp_path: Path) -> None:
-    assert described(RulesJudge(), "course_corrects").endswith("agreement with labels unknown")
+    shipped = described(RulesJudge(), "course_corrects")
     config = _config(tmp_path, _rows(), write_table=False)
     run(config)
-    assert described(RulesJudge(), "course_corrects").endswith("agreement with labels unknown")
+    assert described(RulesJudge(), "course_corrects") == shipped
     record = run(config.model_copy(update={"write_table": True, "output": tmp_path / "again"}))
     line = described(RulesJudge(), "course_corrects")
     assert "agreement with 11 labels: accuracy 0.91 [" in line
@@ -87,7 +89,7 @@ def test_two_people_are_compared_where_both_have_labelled(tmp_path: Path) -> Non
     parts = record.results["questions"]["course_corrects"]["all"]
     assert (parts["num_yes_said_yes"], parts["num_no_said_no"], parts["num_yes_said_no"]) == (2, 1, 2)
     assert record.results["against"] == "second.jsonl"
-    assert described(RulesJudge(), "course_corrects").endswith("agreement with labels unknown")
+    assert not own_table().exists()
 
 
 def test_files_that_share_no_row_are_refused(tmp_path: Path) -> None:
@@ -120,10 +122,33 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def test_a_trigger_is_looked_for_where_the_row_does_not_say(tmp_path: Path) -> None:
-    rows = [_row(1, TRIGGER.upper(), "yes"), _row(2, TRIGGER, "yes", has_trigger=False), _row(3, TURNS, "yes"),
-            _row(4, TURNS, "yes", has_trigger=True)]  # fmt: skip
+    rows = [_row(1, TRIGGER.upper(), "yes"), _row(2, TRIGGER, "yes", trigger_free=True), _row(3, TURNS, "yes"),
+            _row(4, TURNS, "yes", trigger_free=False)]  # fmt: skip
     labels, _ = read_labels("labels", _file(tmp_path / "l.jsonl", rows))
-    assert [has_trigger(label) for label in labels] == [True, False, False, True]
+    assert [is_trigger_free(label) for label in labels] == [False, True, True, False]
+
+
+def test_a_half_alone(tmp_path: Path) -> None:
+    rows = [row | {"half": "dev" if row["id"] in ("r0", "r4") else "held_out"} for row in _rows()[:12]]
+    record = run(_config(tmp_path, rows, half="dev"))
+    assert record.counts["compared"] == 2
+    found = known_agreement(RulesJudge(), "course_corrects")
+    assert found is not None
+    assert found.labels.startswith("labels.jsonl, dev half (")
+    assert (found.n, found.kappa.value) == (2, 1.0)
+    with pytest.raises(InputError, match=r"^half: dev: .*labels\.jsonl has no label of it; leave it out$"):
+        run(_config(tmp_path, _rows(), half="dev", output=tmp_path / "none"))
+
+
+@pytest.mark.parametrize("version", ["rules-1", "rules-2"])
+def test_shipped_agreement_is_what_the_shipped_labels_give(tmp_path: Path, version: str) -> None:
+    judge = RulesJudge.model_validate({"version": version})
+    run(CalibrationConfig(output=tmp_path / "out", half="held_out", judge=judge))
+    computed = known_agreement(judge, "course_corrects")
+    table = json.loads((SHIPPED / "judges" / "agreement.json").read_text(encoding="utf-8"))
+    shipped = KnownAgreement.model_validate(table[agreement_id(judge, "course_corrects")])
+    assert computed is not None
+    assert computed.model_dump(exclude={"created"}) == pytest.approx(shipped.model_dump(exclude={"created"}))
 
 
 def test_a_second_run_is_skipped(tmp_path: Path) -> None:

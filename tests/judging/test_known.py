@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from trimtab.config import InputError
 from trimtab.data import SHIPPED
 from trimtab.judging import OpenAIJudge, Question, RulesJudge, described
 from trimtab.judging.known import KnownAgreement, agreement_id, known_agreement, own_table, remember
@@ -59,13 +60,39 @@ def test_only_the_questions_own_text_counts(tmp_path: Path) -> None:
     assert agreement_id(own, "attack_success") != agreement_id(plain, "attack_success")
 
 
-def test_shipped_table_is_readable() -> None:
+def test_shipped_table_knows_the_rules() -> None:
     entries = json.loads((SHIPPED / "judges" / "agreement.json").read_text(encoding="utf-8"))
     for entry in entries.values():
         KnownAgreement.model_validate(entry)
+    for judge in (RulesJudge(version="rules-1"), RulesJudge(version="rules-2")):
+        found = known_agreement(judge, "course_corrects")
+        assert found is not None
+        assert found.labels.startswith("course_corrects.jsonl, held_out half (")
+        assert "on those without a trigger of training" in described(judge, "course_corrects")
 
 
 def test_rules_say_that_they_are_weak_with_or_without_a_calibration() -> None:
-    remember(RulesJudge(), _found("course_corrects"))
-    for question in ("course_corrects", "attack_success"):
-        assert described(RulesJudge(), question).startswith("rules (rules-1; a weak list of phrases), agreement with ")
+    weak = "rules (rules-2; weak: it sees phrases, not meaning), agreement with "
+    for question in ("course_corrects", "attack_success", "is_safe"):
+        assert described(RulesJudge(), question).startswith(weak)
+    assert described(RulesJudge(), "is_safe") == f"{weak}labels unknown"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "Expecting property name"),
+        ("\xff", "can't decode"),
+        ("[1]", "cannot convert dictionary update sequence"),
+        ("3", "object is not iterable"),
+        ('{"a": {"judge": "j"}}', r"question: Field required"),
+        ('{"a": 3}', "an entry: Input should be"),
+    ],
+)
+def test_a_damaged_table_is_one_line(text: str, reason: str) -> None:
+    own_table().parent.mkdir(parents=True)
+    own_table().write_bytes(text.encode("latin-1"))
+    line = rf"^judge: .*agreement\.json: is no table of judges' agreement \(.*{reason}[^\n]*\); remove it and [^\n]*$"
+    for use in (lambda: described(RulesJudge(), "is_safe"), lambda: remember(RulesJudge(), _found())):
+        with pytest.raises(InputError, match=line):
+            use()
