@@ -139,7 +139,6 @@ _command("evaluate injection", "Can the caller switch a harmless configuration t
 _command("evaluate robustness", "How often attacks succeed, by templates from a file.", table=True)
 _command("evaluate retention", "What general chat lost: loss per token on the base's benign answers.")
 _command("evaluate judge", "How far a judge agrees with labels, and with which kind of text it doesn't.")
-_command("report", "Write one self-contained HTML report of evaluations.")
 _command("serve", "Serve a model behind an OpenAI-compatible endpoint with a safety setting per request.")
 _command("pipeline", "Evaluate, synthesize, train, evaluate again, report and serve, in one go.")
 
@@ -171,6 +170,31 @@ def ability(
     """General ability by lm-eval-harness (ARC, HellaSwag, MMLU, TruthfulQA or any other of its tasks)."""
     asked = [f"tasks=[{tasks}]"] if tasks else []
     run_stage_command("evaluate ability", config, [*overrides, *asked], dry_run, partial(_measured, "evaluate ability"))
+
+
+@app.command("report")
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="[RUN]...", help="Outputs: FOLDER or NAME=FOLDER.")] = [],  # noqa: B006
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006
+    dry_run: DryRun = False,
+) -> None:
+    """Write one self-contained HTML report of evaluations."""
+    import json
+
+    given = [f"runs={json.dumps(runs)}", *overrides] if runs else overrides
+    run_stage_command("report", config, given, dry_run, _reported)
+
+
+def _reported(resolved: Any) -> Any:
+    """The report, its headline, and where it is."""
+    from trimtab.console import say, show
+    from trimtab.evaluation import report as stage
+
+    record = stage.run(resolved)
+    show(stage.summary_table(resolved))
+    say(f"  report: {resolved.output / 'report.html'}")
+    return record
 
 
 @app.command("export")

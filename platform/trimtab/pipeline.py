@@ -24,7 +24,7 @@ from trimtab.engine import VLLMEngine
 from trimtab.evaluation import prefill, report, suite
 from trimtab.evaluation.configurable import ConfigurableConfig
 from trimtab.evaluation.prefill import PrefillConfig
-from trimtab.evaluation.report import ReportConfig, ReportedModel
+from trimtab.evaluation.reporting.config import ReportConfig, ReportedModel
 from trimtab.evaluation.retention import RetentionConfig
 from trimtab.files import LocalPath, Location
 from trimtab.judging import JudgeConfig, RulesJudge

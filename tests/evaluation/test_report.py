@@ -17,105 +17,23 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from trimtab.artifacts import Outcome, Record, read_record, run_stage
-from trimtab.config import Config, InputError, placement
-from trimtab.evaluation import configurable, prefill, report
-from trimtab.evaluation.configurable import ConfigurableConfig
-from trimtab.evaluation.prefill import PrefillConfig
-from trimtab.evaluation.report import ReportConfig, ReportedModel
-from trimtab.evaluation.retention import RetentionConfig
+from tests.evaluation.outputs import KS, PROMPTS, prefill_output, retention_output, two_models, verdicts_of
+from trimtab.artifacts import Record
+from trimtab.config import InputError
+from trimtab.evaluation import report
+from trimtab.evaluation.reporting.comparing import NLL, compare
+from trimtab.evaluation.reporting.config import ReportConfig, ReportedModel
+from trimtab.evaluation.reporting.runs import sides_of
 from trimtab.judging import OpenAIJudge
-from trimtab.schemas import RetentionRow, Verdict, write_rows
-from trimtab.stats import clustered_mean, paired_difference
+from trimtab.stats import paired_difference
 
 pytestmark = pytest.mark.slow  # each draws its pictures
-
-HOSTILE = "</pre><script>alert('x')</script> & <img src=http://evil.example/a.png>"
-KS = (10, 20)
-PROMPTS = tuple(f"prompt-{number}" for number in range(8))
-
-
-class StageConfig(Config):
-    output: Path = placement()
-
-
-def _prefill(output: Path, verdict_of: dict[tuple[str, int], Any], **settings: Any) -> Path:
-    config = PrefillConfig(output=output, ks=KS, **settings)
-    rows = [Verdict(id=f"{prompt}-{k}", request_id=prompt, group=str(k), prompt=f"{prompt} {HOSTILE}",
-                    prefill=f"Sure {HOSTILE}", text=f"but {HOSTILE}", verdict=verdict_of[prompt, k])
-            for prompt in PROMPTS for k in KS]  # fmt: skip
-
-    def work(folder: Path) -> Outcome:
-        write_rows(folder / "verdicts.parquet", Verdict, rows)
-        unparsed = sum(row.verdict == "unparsed" for row in rows)
-        counts = {"cases": len(rows), "prompts": len(PROMPTS), "short_cases": 1, "unparsed": unparsed, "errors": 0}
-        return Outcome(counts=counts, results=prefill.summarize(rows, config))
-
-    run_stage(prefill.STAGE, output, config, {"data": "d", "model": output.parent.name}, work)
-    return output
-
-
-def _configurable(output: Path, followed: int) -> Path:
-    config = ConfigurableConfig(output=output)
-    sides = (("uncensored", "no", "yes"), ("harmless", "yes", "no"))
-    rows = [Verdict(id=f"{prompt}-{preset}", request_id=prompt, group=preset, prompt=prompt, text=HOSTILE,
-                    verdict=wanted if number < followed else other)
-            for preset, wanted, other in sides for number, prompt in enumerate(PROMPTS)]  # fmt: skip
-
-    def work(folder: Path) -> Outcome:
-        write_rows(folder / "verdicts.parquet", Verdict, rows)
-        counts = {"prompts": len(PROMPTS), "answers": len(rows), "errors": 0, "unparsed": 0}
-        return Outcome(counts=counts, results=configurable.summarize(rows, config))
-
-    run_stage(configurable.STAGE, output, config, {"data": "d", "model": output.parent.name}, work)
-    return output
-
-
-def _retention(output: Path, rise: float, base: Path | None = None) -> Path:
-    rows = [RetentionRow(id=prompt, prompt=f"Please {HOSTILE}", answer=HOSTILE, scored="Yes.", num_tokens=2,
-                         nll=1 + rise * (1 + number))
-            for number, prompt in enumerate(PROMPTS)]  # fmt: skip
-    inputs = {"prompts": "p", "model": output.parent.name}
-    if base and (record := read_record(base)):
-        inputs["base"] = record.fingerprint
-
-    def work(folder: Path) -> Outcome:
-        write_rows(folder / "answers.parquet", RetentionRow, rows)
-        nll = clustered_mean([row.nll for row in rows], [row.id for row in rows])
-        return Outcome(counts={"prompts": len(rows)}, results={"nll": nll.model_dump()})
-
-    run_stage("evaluate retention", output, RetentionConfig(output=output, base=base), inputs, work)
-    return output
-
-
-def _verdicts(num_yes: int) -> dict[tuple[str, int], str]:
-    cases = [(prompt, k) for prompt in PROMPTS for k in KS]
-    return {case: "yes" if number % 8 < num_yes else "no" for number, case in enumerate(cases)}
-
-
-def _training(output: Path) -> Path:
-    steps = [{"step": n, "steps": 3, "dpo_loss": 0.7 - n / 10, "margin": n / 10} for n in (1, 2, 3)]
-
-    def work(folder: Path) -> Outcome:
-        lines = [json.dumps(step) for step in steps]
-        (folder / "steps.jsonl").write_text("\n".join([*lines, '{"step": 4, "dpo_l']), encoding="utf-8")
-        return Outcome(counts={"steps": 3})
-
-    run_stage("train", output, StageConfig(output=output), {}, work)
-    return output
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> ReportConfig:
     """A report on two models and a training."""
-    base, tuned = tmp_path / "base", tmp_path / "tuned"
-    first = ReportedModel(name="base", prefill=_prefill(base / "prefill", _verdicts(2)),
-                          configurable=_configurable(base / "conf", 3),
-                          retention=_retention(base / "ret", 0.0))  # fmt: skip
-    last = ReportedModel(name="tuned <b>", prefill=_prefill(tuned / "prefill", _verdicts(5)),
-                         configurable=_configurable(tuned / "conf", 7),
-                         retention=_retention(tuned / "ret", 0.1, first.retention))  # fmt: skip
-    return ReportConfig(output=tmp_path / "report", models=(first, last), training=_training(tmp_path / "train"))
+    return two_models(tmp_path)
 
 
 def _page(config: ReportConfig) -> str:
@@ -146,7 +64,7 @@ def _table(config: ReportConfig, width: int = 100) -> list[str]:
 
 def test_writes_the_page_the_pictures_and_the_numbers(config: ReportConfig) -> None:
     record = report.run(config)
-    names = ("report.html", "report.md", "report.json", "corr.png", "s0_s1.png", "loss.png")
+    names = ("report.html", "report.md", "model_card.md", "report.json", "corr.png", "s0_s1.png", "loss.png")
     assert all((config.output / name).stat().st_size for name in names)
     assert json.loads((config.output / "report.json").read_text()) == record.results
     assert record.inputs.keys() == {"training"} | {
@@ -165,23 +83,22 @@ def test_the_page_requests_nothing_and_escapes_all_text(config: ReportConfig) ->
 
 
 def test_the_difference_is_the_paired_one(config: ReportConfig) -> None:
-    sides = [{f"{p}-{k}": float(v == "yes") for (p, k), v in _verdicts(n).items()} for n in (2, 5)]
+    sides = [{f"{p}-{k}": float(v == "yes") for (p, k), v in verdicts_of(n).items()} for n in (2, 5)]
     cases = [(f"{p}-{k}", p, str(k)) for p in PROMPTS for k in KS]
     cluster_of, group_of = {case: p for case, p, _ in cases}, {case: k for case, _, k in cases}
     expected = paired_difference(*sides, cluster_of, group_of, bounds=(-1, 1))
     shown = f"{expected.value:+.3f} [{expected.low:+.3f}, {expected.high:+.3f}]"
     row = next(line for line in _table(config) if "Corr_mean" in line)
     assert row.rstrip().endswith(shown)
-    assert report.run(config).results["Corr_mean"]["difference"] == expected.model_dump()
+    (found,) = report.run(config).results["measures"]["Corr_mean"]["differences"].values()
+    assert found == expected.model_dump() | {"reason": ""}
     assert shown in (config.output / "report.md").read_text(encoding="utf-8")
 
 
 def test_only_three_rows_have_a_difference(config: ReportConfig) -> None:
-    results = report.run(config).results
-    with_one = [name for name, row in results.items() if row["difference"]]
-    assert with_one == ["Corr_mean", "S0 + S1", report.NLL]
-    assert results["S0 + S1"]["difference"]["value"] == pytest.approx(1.0)
-    assert results[report.NLL]["difference"]["value"] == pytest.approx(0.45)
+    rows = report.run(config).results["measures"]
+    changes = {name: row["differences"]["tuned <b>"]["value"] for name, row in rows.items() if row["differences"]}
+    assert changes == pytest.approx({"Corr_mean": 0.375, "S0 + S1": 1.0, NLL: 0.45})
 
 
 @pytest.mark.parametrize("width", [80, 100])
@@ -192,7 +109,7 @@ def test_the_terminal_table_fits_and_cuts_nothing(config: ReportConfig, width: i
 
 
 def test_what_was_not_scored_is_not_zero(config: ReportConfig, tmp_path: Path) -> None:
-    unparsed = _prefill(tmp_path / "other" / "prefill", dict.fromkeys(_verdicts(0), "unparsed"))
+    unparsed = prefill_output(tmp_path / "other" / "prefill", dict.fromkeys(verdicts_of(0), "unparsed"))
     models = (config.models[0], ReportedModel(name="other", prefill=unparsed))
     other = config.model_copy(update={"models": models})
     row = next(line for line in _table(other) if "Corr_mean" in line)
@@ -205,8 +122,8 @@ def test_what_was_not_scored_is_not_zero(config: ReportConfig, tmp_path: Path) -
 
 
 def test_no_difference_between_different_settings(config: ReportConfig, tmp_path: Path) -> None:
-    warmer = _prefill(tmp_path / "warmer" / "prefill", _verdicts(5), temperature=1.0)
-    own = _retention(tmp_path / "warmer" / "ret", 0.1)
+    warmer = prefill_output(tmp_path / "warmer" / "prefill", verdicts_of(5), temperature=1.0)
+    own = retention_output(tmp_path / "warmer" / "ret", 0.1)
     models = (config.models[0], ReportedModel(name="warmer", prefill=warmer, retention=own))
     page = _page(config.model_copy(update={"models": models}))
     assert "No difference for Corr_mean: measured with different settings (temperature)." in page
@@ -218,9 +135,9 @@ def test_a_judge_at_another_address_is_the_same_judge(
     config: ReportConfig, tmp_path: Path, judge: dict[str, Any], same: bool
 ) -> None:
     judges = OpenAIJudge(base_url="http://a/v1"), OpenAIJudge.model_validate({"base_url": "http://a/v1"} | judge)
-    folders = [_prefill(tmp_path / f"by-{n}" / "prefill", _verdicts(n), judge=judges[n]) for n in (0, 1)]
+    folders = [prefill_output(tmp_path / f"by-{n}" / "prefill", verdicts_of(n), judge=judges[n]) for n in (0, 1)]
     models = tuple(ReportedModel(name=folder.parent.name, prefill=folder) for folder in folders)
-    difference = report.compare(*report._sides(config.model_copy(update={"models": models})), "prefill")
+    difference = compare(*sides_of(config.model_copy(update={"models": models})), "prefill")
     assert difference.reason == ("" if same else "measured with different settings (judge)")
 
 

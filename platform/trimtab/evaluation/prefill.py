@@ -223,7 +223,7 @@ def summarize(verdicts: list[Verdict], config: PrefillConfig) -> dict[str, Any]:
     scored = shares(verdicts)
     return {
         "corr": {str(k): _corr(scored, k, config.paths).model_dump() for k in config.ks},
-        "corr_mean": _mean(scored).model_dump(),
+        "corr_mean": mean_of(scored).model_dump(),
         **about_judge(config.judge, "course_corrects"),
         "configuration": config.configuration,
     }
@@ -245,7 +245,8 @@ def _corr(scored: dict[tuple[str, str], float], k: int, paths: int) -> Estimate:
     return clustered_mean(list(found.values()), list(found), bounds=(0, 1))
 
 
-def _mean(scored: dict[tuple[str, str], float]) -> Estimate:
+def mean_of(scored: dict[tuple[str, str], float]) -> Estimate:
+    """Corr_mean of what ``shares`` gives: the mean of the k's means, clustered by prompt."""
     requests, groups = [request for request, _ in scored], [group for _, group in scored]
     return clustered_mean(list(scored.values()), requests, groups, bounds=(0, 1))
 

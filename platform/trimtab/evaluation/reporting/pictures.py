@@ -17,8 +17,12 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 FAINT = "#c9d0d9"
 
 
-def corr_curves(curves: Mapping[str, Mapping[int, Estimate]]) -> Figure:
-    """Corr@k over k with its 95 % band, a line for each model."""
+def corr_curves(curves: Mapping[str, Mapping[int, Estimate]], unit: str = "words") -> Figure:
+    """Corr@k over k with its 95 % band, a line for each model.
+
+    Args:
+        unit: what k counts.
+    """
     figure, (axes,) = canvas(3.3)
     for number, (name, points) in enumerate(curves.items()):
         known = [(k, e) for k, e in sorted(points.items()) if e.value is not None]
@@ -30,7 +34,7 @@ def corr_curves(curves: Mapping[str, Mapping[int, Estimate]]) -> Figure:
         axes.plot(ks, values, label=_label(name), linewidth=2, markersize=5, **style)
     highest = max((e.high or e.value or 0.0 for points in curves.values() for e in points.values()), default=0.0)
     top = min(1.0, max(0.2, 1.15 * highest))
-    axes.set(xlabel="k, words of the harmful start", ylabel="Corr@k", ylim=(-0.02 * top, 1.02 * top))
+    axes.set(xlabel=f"k, {unit} of the harmful start", ylabel="Corr@k", ylim=(-0.02 * top, 1.02 * top))
     axes.set_xticks(sorted({k for points in curves.values() for k in points}))
     _legend(axes)
     return figure
@@ -54,6 +58,30 @@ def quadrants(points: Mapping[str, tuple[Estimate, Estimate]]) -> Figure:
     axes.set(xlabel="S0, unsafe answers under uncensored", ylabel="S1, safe answers under harmless",
              xlim=(-0.13, 1.13), ylim=(-0.13, 1.13), aspect="equal")  # fmt: skip
     axes.grid(visible=False)
+    _legend(axes)
+    return figure
+
+
+def attack_rates(rates: Mapping[str, Mapping[str, Estimate]], label: str) -> Figure:
+    """Success rates of each kind of attack with their intervals, a mark for each model; the first kind on top.
+
+    Args:
+        rates: by model, then by kind; all models have the same kinds.
+        label: what the rates are the shares of.
+    """
+    kinds = list(dict.fromkeys(kind for found in rates.values() for kind in found))
+    figure, (axes,) = canvas(1.1 + 0.42 * len(kinds), grid="x")
+    step = 0.5 / max(1, len(rates))
+    for number, (name, found) in enumerate(rates.items()):
+        style = _style(number) | {"linestyle": "none"}
+        shift = (number - (len(rates) - 1) / 2) * step
+        known = [(place + shift, found[kind]) for place, kind in enumerate(kinds)
+                 if kind in found and found[kind].value is not None]  # fmt: skip
+        axes.plot([e.value for _, e in known], [y for y, _ in known], markersize=7, label=_label(name), **style)
+        for y, estimate in known:
+            axes.errorbar(estimate.value, y, xerr=_arms(estimate), capsize=3, color=style["color"])
+    axes.set(xlim=(-0.03, 1.03), ylim=(len(kinds) - 0.5, -0.5), xlabel=label)
+    axes.set_yticks(range(len(kinds)), [_label(kind) for kind in kinds])
     _legend(axes)
     return figure
 

@@ -1,0 +1,47 @@
+"""The report as Markdown: a whole one to read, and a table to paste into a model card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from trimtab.evaluation.reporting import words
+from trimtab.evaluation.reporting.comparing import Measure
+from trimtab.evaluation.reporting.grids import Grid, headline
+from trimtab.evaluation.reporting.runs import Side
+
+MARKS = re.compile(r"([\\`*_\[\]<>|])")
+
+
+def report(
+    title: str, sides: Sequence[Side], rows: Sequence[Measure], grids: Iterable[Grid], pictures: list[str]
+) -> str:
+    """Everything that the page says but the examples."""
+    images = [f"![{name}]({name}.png)" for name in pictures]
+    said = [f"- {plain(line)}" for line in [*words.findings(sides, rows), *words.notes(sides, rows)]]
+    further = [line for grid in grids for line in ("", f"## {plain(grid.title)}", "", *table(grid))]
+    head = [f"# {plain(title)}", "", plain(" ".join(words.reading(sides))), ""]
+    return "\n".join([*head, *table(headline(sides, rows)), "", *said, *further, "", *images, ""])
+
+
+def model_card(sides: Sequence[Side], rows: Sequence[Measure]) -> str:
+    """The headline table with what one must know to read it."""
+    said = plain(" ".join(words.reading(sides)))
+    notes = [f"- {plain(line)}" for line in words.notes(sides, rows)]
+    prints = [f"- {plain(side.name)}, {record.stage}: `{record.fingerprint}`"
+              for side in sides for record in side.records.values()]  # fmt: skip
+    lines = ["## Evaluation", "", *table(headline(sides, rows)), "", said, "", *notes, *prints]
+    return "\n".join([*lines, ""])
+
+
+def table(grid: Grid) -> list[str]:
+    """A table's lines."""
+    cells = [list(grid.head), ["---"] * len(grid.head)]
+    cells += [[plain(label), *(plain(str(cell)) for cell in found)] for label, found in grid.rows]
+    cells[0] = [plain(name) for name in cells[0]]
+    return ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def plain(text: str) -> str:
+    """A text that is no markup, on one line; underscores inside words mean nothing to Markdown and stay."""
+    return MARKS.sub(r"\\\1", " ".join(text.split())).replace(r"\_", "_")
