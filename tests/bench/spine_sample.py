@@ -11,6 +11,7 @@ from tests.bench._figures import pipeline_figures, stage_counts
 from trimtab import pipeline
 from trimtab.config import load
 from trimtab.console import quiet
+from trimtab.judging import RulesJudge
 
 CONFIG = Path(__file__).parents[2] / "jobs" / "configs" / "demo.yaml"
 
@@ -24,6 +25,6 @@ def run(overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]
         with quiet(Path(folder) / "log"):
             pipeline.run(config)
         figures = {"wall_s": round(time.monotonic() - started, 1), **pipeline_figures(output)}
-        settings = {"config": config.model_dump(mode="json", exclude={"output", "data"}), "judge": "rules-1",
+        settings = {"config": config.model_dump(mode="json", exclude={"output", "data"}), "judge": RulesJudge().version,
                     "step_seconds": pipeline.step_seconds(output), "counts": stage_counts(output)}  # fmt: skip
         return figures, settings

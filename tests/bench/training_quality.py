@@ -12,6 +12,7 @@ from trimtab.artifacts import Record
 from trimtab.console import quiet, say
 from trimtab.evaluation import prefill
 from trimtab.evaluation.prefill import PrefillConfig
+from trimtab.judging import RulesJudge
 from trimtab.sources import SourceConfig
 from trimtab.training import run as training
 from trimtab.training.config import TrainingConfig, ValidationConfig
@@ -62,7 +63,7 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
         figures[f"{name}_difference"] = _difference(found, name)
     figures["diagnostics_seed_0"] = diagnosed
     settings = {"model": MODEL, "data": "shipped sample, its safe responses as SR", "groups": NUM_GROUPS,
-                "synthesis_max_tokens": MAX_TOKENS, "seeds": SEEDS, "judge": "rules-1",
+                "synthesis_max_tokens": MAX_TOKENS, "seeds": SEEDS, "judge": RulesJudge().version,
                 "per_seed_corr_difference": compared,
                 "training": {name: str(value) for name, value in SETTINGS.items()}}  # fmt: skip
     return figures, settings
