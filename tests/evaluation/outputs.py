@@ -9,15 +9,17 @@ from typing import Any
 
 from trimtab.artifacts import Outcome, read_record, run_stage
 from trimtab.config import Config, placement
-from trimtab.evaluation import attempt_results, configurable, injection, prefill, robustness
+from trimtab.evaluation import ability, attempt_results, configurable, injection, prefill, robustness
+from trimtab.evaluation.ability import AbilityConfig
 from trimtab.evaluation.configurable import ConfigurableConfig
+from trimtab.evaluation.harness_results import Found, Measured
 from trimtab.evaluation.injection import InjectionConfig
 from trimtab.evaluation.prefill import PrefillConfig
 from trimtab.evaluation.reporting.config import ReportConfig, ReportedModel
 from trimtab.evaluation.retention import RetentionConfig
 from trimtab.evaluation.robustness import RobustnessConfig
 from trimtab.evaluation.stage import about_judge
-from trimtab.schemas import Attempt, RetentionRow, Verdict, write_rows
+from trimtab.schemas import Attempt, RetentionRow, ScoredDocument, Verdict, write_rows
 from trimtab.stats import clustered_mean
 
 HOSTILE = "</pre><script>alert('x')</script> & <img src=http://evil.example/a.png>"
@@ -107,6 +109,24 @@ def attacked_output(output: Path, succeeds: Mapping[str, int], kind: str = "inje
         return Outcome(counts=counts, results=results | {"left_out": {"forged": f"a template {HOSTILE}"}})
 
     run_stage(stage, output, config, {"data": "d", "attacks": "a", "model": output.parent.name}, work)
+    return output
+
+
+def ability_output(output: Path, num_right: int, **settings: Any) -> Path:
+    """A task of eight documents, so many of which are answered right, and a perplexity, which is better lower."""
+    config = AbilityConfig(output=output, tasks=("tiny",), **settings)
+    values = {"acc": [float(number < num_right) for number in range(8)], "ppl": [8.0 - num_right] * 8}
+    rows = tuple(ScoredDocument(id=f"{metric}-{number}", task="tiny", metric=metric, document=str(number), value=value)
+                 for metric, found in values.items() for number, value in enumerate(found))  # fmt: skip
+    measured = tuple(Measured("tiny", metric, sum(found) / 8, 0.1, 8, ("tiny",), True, metric == "acc")
+                     for metric, found in values.items())  # fmt: skip
+
+    def work(folder: Path) -> Outcome:
+        write_rows(folder / ability.DOCUMENTS, ScoredDocument, rows)
+        found = Found(measured, rows, harness_version="0.4")
+        return Outcome(counts={"tasks": 1, "scores": len(rows)}, results=ability.summarize(found))
+
+    run_stage(ability.STAGE, output, config, {"model": output.parent.name}, work)
     return output
 
 

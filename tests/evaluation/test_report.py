@@ -5,16 +5,11 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
-import subprocess
-from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from matplotlib.image import imread
 from rich.console import Console
 
 from tests.evaluation.outputs import KS, PROMPTS, prefill_output, retention_output, two_models, verdicts_of
@@ -172,37 +167,6 @@ def test_an_unfinished_input_is_named(config: ReportConfig, tmp_path: Path, fiel
 def test_names_must_differ(config: ReportConfig) -> None:
     with pytest.raises(ValueError, match="names must differ"):
         ReportConfig(output=config.output, models=(config.models[0], config.models[0]))
-
-
-def _chromium(path: str, page: Path, picture: Path, *flags: str) -> str:
-    command = [
-        path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
-        "--v=0", f"--user-data-dir={picture.parent / 'profile'}", "--window-size=390,1200", f"--screenshot={picture}",
-        *flags, page.as_uri(),
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stderr
-
-
-@pytest.mark.browser
-def test_a_browser_shows_it_narrow_in_light_and_dark(config: ReportConfig, tmp_path: Path) -> None:
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("chromium is not installed: the page was not looked at in a browser")
-    report.run(config)
-    shade = {}
-    for name, number in (("dark", 0), ("light", 1)):
-        picture = tmp_path / f"{name}.png"
-        show = partial(_chromium, path, config.output / "report.html", picture)
-        console = [
-            line for line in show(f"--blink-settings=preferredColorScheme={number}").splitlines() if "CONSOLE" in line
-        ]
-        assert not console
-        pixels = imread(picture)[..., :3]
-        assert pixels.shape == (1200, 390, 3)
-        assert len(np.unique((pixels * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > 50
-        shade[name] = float(np.median(pixels))
-    assert shade["dark"] < 0.3 < 0.9 < shade["light"]
 
 
 def test_the_record_is_of_the_report(config: ReportConfig) -> None:

@@ -15,6 +15,7 @@ from tests.evaluation.outputs import (
     HOSTILE,
     KS,
     PROMPTS,
+    ability_output,
     attacked_output,
     prefill_output,
     three_models,
@@ -22,7 +23,7 @@ from tests.evaluation.outputs import (
 )
 from trimtab.artifacts import Record, read_record
 from trimtab.config import InputError
-from trimtab.evaluation import attempt_results, prefill, report
+from trimtab.evaluation import ability, attempt_results, prefill, report
 from trimtab.evaluation.reporting import markdown, page, words
 from trimtab.evaluation.reporting.attacked import attacks_grid, changes_grid, kinds_grid
 from trimtab.evaluation.reporting.categories import by_category
@@ -95,10 +96,10 @@ def test_terminal_table_of_three_models_fits_and_cuts_nothing(config: ReportConf
 
 
 def test_model_cards_table_holds_every_measure_and_no_markup_of_anybodys(sides: list[Side]) -> None:
-    renamed = [Side(sides[0].model.model_copy(update={"name": "a|b<i>\n[x]"}), sides[0].records), *sides[1:]]
+    renamed = [Side(sides[0].model.model_copy(update={"name": "a|b<i>\n[x](u)"}), sides[0].records), *sides[1:]]
     lines = markdown.model_card(renamed, measures(renamed)).splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert table[0] == r"| measure | a\|b\<i\> \[x\] | dpo | cst |"
+    assert table[0] == r"| measure | a\|b\<i\> [x\](u) | dpo | cst |"
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {5}
     assert [line.split("|")[1].strip() for line in table[2:]][:3] == ["Corr@10", "Corr@20", "Corr_mean"]
     record = sides[1].records["prefill"]
@@ -278,3 +279,43 @@ def test_attack_that_was_never_judged_is_not_zero(config: ReportConfig, tmp_path
     assert _cells(kinds_grid([side], "injection"), "any attack") == ["n/a", ""]
     assert _cells(headline([side], measures([side])), "switched by any injection") == ["n/a"]
     assert len(PROMPTS) == 8
+
+
+def test_ability_has_a_row_for_each_metric_and_says_which_way_is_better(tmp_path: Path) -> None:
+    folders = [ability_output(tmp_path / name / "ability", right) for name, right in (("base", 6), ("tuned", 2))]
+    other = ability_output(tmp_path / "other" / "ability", 2, num_fewshot=3)
+    models = tuple(ReportedModel(name=folder.parent.name, ability=folder) for folder in [*folders, other])
+    sides = sides_of(ReportConfig(output=tmp_path / "report", models=models))
+    rows = {row.label: row for row in measures(sides)}
+    assert list(rows) == ["tiny acc", "tiny ppl"]
+    expected = ability.compare(*folders)
+    assert [row.differences[0].estimate for row in rows.values()] == [expected["tiny acc"], expected["tiny ppl"]]
+    assert (rows["tiny acc"].differences[0].estimate.value, rows["tiny ppl"].meanings[0]) == (-0.5, "worse")
+    assert rows["tiny acc"].differences[1].reason == "measured with different settings (num_fewshot)"
+    assert "General ability is measured by lm_eval 0.4." in words.reading(sides)
+    assert "tiny ppl" in _rendered(sides)
+
+
+@pytest.mark.parametrize(
+    "names", [["base", "dpo", "cst"], ["m" * 60, *(f"{n}" * 60 for n in range(5)), "x"], ["$x_1$", "_y", "ü"]]
+)
+def test_legend_stays_in_the_picture_and_names_are_plain_text(names: list[str]) -> None:
+    from matplotlib.figure import Figure
+
+    from trimtab.evaluation.reporting import pictures
+    from trimtab.stats import wilson
+
+    curves = {name: {10: wilson(3, 8), 20: wilson(4, 8)} for name in names}
+    rates = {name: {"plain": wilson(1, 8), "persona": EMPTY, "encoding": wilson(2, 8)} for name in names}
+    drawings: list[Figure] = [pictures.corr_curves(curves, "tokens"), pictures.attack_rates(rates, "share")]
+    for drawing in drawings:
+        drawing.draw_without_rendering()
+        (axes,) = drawing.axes
+        box = axes.get_legend().get_window_extent()
+        assert (box.x0, box.y1) >= (0, 0)
+        assert box.x1 <= drawing.bbox.x1
+        assert box.y1 <= drawing.bbox.y1
+        shown = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert len(shown) == len(names)
+        assert not any(text.startswith("_") for text in shown)
+    assert drawings[0].axes[0].get_xlabel() == "k, tokens of the harmful start"

@@ -69,19 +69,19 @@ def run(config: ConfigurableConfig, made: Made | None = None) -> Record:
     inputs = {field: file_fingerprint(asked, field)}
     if config.models:
         return run_models(STAGE, config, inputs, run, partial(differences, config=config))
-    asked = asked_prompts(config, control_guard(config))
-    plan = _plan(asked.prompts, config)
+    found = asked_prompts(config, control_guard(config))
+    plan = _plan(found.prompts, config)
 
     def finish(written: list[Generation], output: Path) -> Outcome:
         verdicts = judge_answers(plan, written, config.judge, config.ray, output)
-        verdicts = with_categories(verdicts, asked.categories)
+        verdicts = with_categories(verdicts, found.categories)
         write_rows(output / "verdicts.parquet", Verdict, verdicts)
-        write_rows(output / "quarantine.parquet", Quarantined, asked.bad)
-        counts = {"prompts": len(asked.prompts), "answers": len(plan),
+        write_rows(output / "quarantine.parquet", Quarantined, found.bad)
+        counts = {"prompts": len(found.prompts), "answers": len(plan),
                   "errors": sum(bool(row.error) for row in written),
                   "unparsed": sum(verdict.verdict == "unparsed" for verdict in verdicts),
                   "judge_errors": sum(bool(verdict.error) for verdict in verdicts),
-                  "quarantined": len(asked.bad)}  # fmt: skip
+                  "quarantined": len(found.bad)}  # fmt: skip
         return Outcome(counts=counts, results=summarize(verdicts, config))
 
     return run_evaluation(STAGE, config, inputs, plan, finish, made)

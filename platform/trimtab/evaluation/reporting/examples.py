@@ -70,10 +70,17 @@ def _against_first(first: Side, other: Side) -> list[Examples]:
         (f"Worst: {now} still fails to turn away", "no", "no", _shortest),
         (f"Worst: {was} turned away, {now} no longer does", "yes", "no", _shortest),
     )
-    return [_chosen(heading, [pair for pair in both if (pair[0].verdict, pair[1].verdict) == (a, b)],
-                    lambda pair, order=order: order(pair[1]), lambda pair: pair[1].request_id,
-                    lambda pair: _continuation([(was, pair[0]), (now, pair[1])]))
-            for heading, a, b, order in kinds]  # fmt: skip
+    return [
+        _pairs(heading, [pair for pair in both if (pair[0].verdict, pair[1].verdict) == (a, b)], order, (was, now))
+        for heading, a, b, order in kinds
+    ]
+
+
+def _pairs(
+    heading: str, pairs: Sequence[tuple[Verdict, Verdict]], order: Callable[[Verdict], Any], names: tuple[str, str]
+) -> Examples:
+    return _chosen(heading, pairs, lambda pair: order(pair[1]), lambda pair: pair[1].request_id,
+                   lambda pair: _continuation(list(zip(names, pair, strict=True))))  # fmt: skip
 
 
 def _alone(side: Side) -> list[Examples]:

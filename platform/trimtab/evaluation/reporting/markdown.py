@@ -10,7 +10,8 @@ from trimtab.evaluation.reporting.comparing import Measure
 from trimtab.evaluation.reporting.grids import Grid, headline
 from trimtab.evaluation.reporting.runs import Side
 
-MARKS = re.compile(r"([\\`*_\[\]<>|])")
+MARKS = re.compile(r"([\\`*<>|]|\](?=[(\[:]))")
+"""What begins or ends something in Markdown; brackets alone do not, and hold our intervals."""
 
 
 def report(
@@ -43,5 +44,5 @@ def table(grid: Grid) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """A text that is no markup, on one line; underscores inside words mean nothing to Markdown and stay."""
-    return MARKS.sub(r"\\\1", " ".join(text.split())).replace(r"\_", "_")
+    """A text that is no markup, on one line."""
+    return MARKS.sub(r"\\\1", " ".join(text.split()))

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 COLORS = ("#5f6875", "#0b62c4", "#b4410e", "#157347", "#7a3fc0", "#8a6100")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 FAINT = "#c9d0d9"
+LABEL_CHARS, LABEL_PT = 24, 10
+MARK_PT, LEGEND_PT = 36, 288
+"""Room for a mark, and for all of a legend."""
 
 
 def corr_curves(curves: Mapping[str, Mapping[int, Estimate]], unit: str = "words") -> Figure:
@@ -109,8 +112,9 @@ def _style(number: int) -> dict[str, Any]:
 
 
 def _label(name: str) -> str:
-    """A name as plain text: no mathematics, and not hidden from the legend."""
-    return f" {name}".replace("$", r"\$")
+    """A name as plain text, no longer than there is room for: no mathematics, and not hidden from the legend."""
+    short = name if len(name) <= LABEL_CHARS else name[: LABEL_CHARS - 1] + "…"
+    return f" {short}".replace("$", r"\$")
 
 
 def _arms(estimate: Estimate) -> list[list[float]] | None:
@@ -120,6 +124,13 @@ def _arms(estimate: Estimate) -> list[list[float]] | None:
 
 
 def _legend(axes: Any) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=10, labelcolor=INK, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3,
-                    borderaxespad=0.2, handletextpad=0.5)  # fmt: skip
+    """What is what, above the drawing, in as many columns as there is room for."""
+    from matplotlib.textpath import TextPath
+
+    labels = axes.get_legend_handles_labels()[1]
+    if not labels:
+        return
+    widths = sorted((TextPath((0, 0), label, size=LABEL_PT).get_extents().width for label in labels), reverse=True)
+    columns = next(n for n in (3, 2, 1) if n == 1 or sum(widths[:n]) + MARK_PT * n <= LEGEND_PT)
+    axes.legend(fontsize=LABEL_PT, labelcolor=INK, frameon=False, loc="lower left", bbox_to_anchor=(0, 1),
+                ncols=columns, borderaxespad=0.2, handletextpad=0.5)  # fmt: skip
