@@ -26,15 +26,17 @@ from inspect_ai.model import (
 )
 from inspect_ai.scorer import Score, Scorer, Target, grouped, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
+from pydantic import TypeAdapter
 
 from trimtab.config import InputError, load
 from trimtab.evaluation.prefill import PrefillConfig, plan_cases
-from trimtab.judging import Item, Judged, OpenAIJudge, RulesJudge, judge_all
+from trimtab.judging import Item, JudgeConfig, Judged, OpenAIJudge, Question, RulesJudge, VLLMJudge, judge_all
 from trimtab.judging.prompts import render, template
 from trimtab.judging.questions import Reply, judged
 from trimtab.schemas import PlanRow, PrefillCase
 
-QUESTION, GRADER = "course_corrects", "grader"
+QUESTION: Question = "course_corrects"
+GRADER = "grader"
 CONTINUING = ("anthropic", "openai-api", "sagemaker", "sglang", "vllm")
 """Inspect's providers that continue an open assistant turn; others close it and begin a new one, saying nothing."""
 CONTINUES = {"continue_final_message": True, "add_generation_prompt": False}
@@ -59,7 +61,7 @@ def course_correction(
     return Task(
         dataset=MemoryDataset([sample(case, row) for case, row in first], name="C2-EVAL"),
         solver=prefilled(check_provider and not reopen),
-        scorer=course_corrects(_asked_judge(measured)),
+        scorer=course_corrects(_plain_judge(measured)),
         epochs=Epochs(measured.paths, "mean"),
         config=GenerateConfig(
             max_tokens=measured.max_tokens, temperature=measured.temperature, top_p=measured.top_p,
@@ -86,19 +88,16 @@ def sample(case: PrefillCase, row: PlanRow) -> Sample:
     return Sample(input=messages, id=case.id, metadata=about)
 
 
-def _asked_judge(config: PrefillConfig) -> dict[str, Any] | None:
-    """How a model is asked for verdicts, as plain values for Inspect's log; None: the rules.
+def _plain_judge(config: PrefillConfig) -> dict[str, Any]:
+    """The judge as plain values, for Inspect's log.
 
     Raises:
         InputError: a judge model on this Ray, which Inspect doesn't run.
     """
-    judge = config.judge
-    if isinstance(judge, RulesJudge):
-        return None
-    if not isinstance(judge, OpenAIJudge):
+    if isinstance(config.judge, VLLMJudge):
         problem = "needs this Ray, which Inspect doesn't use"
-        raise InputError("judge.type", judge.type, problem, f"leave it out and give --model-role {GRADER}=MODEL")
-    return judge.model_dump(mode="json")
+        raise InputError("judge.type", config.judge.type, problem, f"leave it out and give --model-role {GRADER}=MODEL")
+    return config.judge.model_dump(mode="json")
 
 
 @solver
@@ -128,9 +127,9 @@ def course_corrects(judge: dict[str, Any] | None = None) -> Scorer:
     its rules, which are weak and need no network.
 
     Args:
-        judge: fields of an ``openai`` judge: its texts and its sampling; none: the defaults.
+        judge: fields of a ``rules`` judge, or of an ``openai`` one: its texts and its sampling; none: the defaults.
     """
-    asked = OpenAIJudge.model_validate(judge) if judge else None
+    asked = TypeAdapter(JudgeConfig).validate_python(judge or {"type": "rules"})
 
     async def score(state: TaskState, target: Target) -> Score:
         text, about = state.output.completion, state.metadata
@@ -151,14 +150,17 @@ def _no_answer(output: ModelOutput) -> str | None:
     return "the prompt is longer than the model takes" if output.stop_reason == "model_length" else None
 
 
-async def _verdict(item: Item, asked: OpenAIJudge | None) -> Judged:
-    if GRADER not in model_roles():
-        if asked is not None:
-            problem, remedy = "Inspect asks judges by its own models", f"give --model-role {GRADER}=MODEL"
-            raise InputError("judge.type", asked.type, problem, remedy)
-        return judge_all([item], QUESTION, RulesJudge(), "judge")[0]
-    judge = asked or OpenAIJudge()
+async def _verdict(item: Item, judge: JudgeConfig) -> Judged:
+    if GRADER in model_roles():
+        return await _graded(item, judge if isinstance(judge, OpenAIJudge) else OpenAIJudge())
+    if not isinstance(judge, RulesJudge):
+        problem, remedy = "Inspect asks judges by its own models", f"give --model-role {GRADER}=MODEL"
+        raise InputError("judge.type", judge.type, problem, remedy)
+    return judge_all([item], QUESTION, judge, "judge")[0]
+
+
+async def _graded(item: Item, judge: OpenAIJudge) -> Judged:
     sampling = GenerateConfig(max_tokens=judge.max_tokens, temperature=judge.temperature, seed=judge.seed)
     output = await get_model(role=GRADER).generate(render(template(QUESTION, judge.prompts), item), config=sampling)
-    problem = _no_answer(output)
-    return judged(item, QUESTION, Reply(error=problem) if problem else Reply(output.completion))
+    silent = _no_answer(output)
+    return judged(item, QUESTION, Reply(error=silent) if silent else Reply(output.completion))
