@@ -56,7 +56,9 @@ def test_error_of_somebody_else_gives_the_t_interval_within_its_bounds() -> None
     assert estimate.high == pytest.approx(0.4 + t.ppf(0.975, 9) * 0.1)
     assert (estimate.n, estimate.num_clusters, estimate.standard_error) == (10, 10, 0.1)
     assert with_standard_error(0.4, 0.5, 10, bounds=(0, 1)).low == 0
-    assert [with_standard_error(0.4, error, n).low for error, n in ((0.0, 10), (0.1, 1))] == [None, None]
+    for error, n in ((0.0, 10), (0.1, 1)):
+        unknown = with_standard_error(12.5, error, n)
+        assert (unknown.low, unknown.text(), minimum_detectable_effect(unknown)) == (None, "12.500 [n/a]", None)
 
 
 def test_mean_is_over_cases_and_counts_both() -> None:

@@ -39,11 +39,15 @@ class Estimate(BaseModel):
     """Of a difference: two-sided, for there being none."""
 
     def text(self, digits: int = 3, signed: bool = False) -> str:
-        """``0.123 [0.100, 0.150]``, with signs ``+0.123 [+0.100, +0.150]``, or ``n/a`` where nothing was scored."""
-        if self.value is None or self.low is None or self.high is None:
+        """``0.123 [0.100, 0.150]``, with signs ``+0.123 [+0.100, +0.150]``.
+
+        ``n/a`` stands where nothing was scored, ``0.123 [n/a]`` where there is a value and nothing tells its interval.
+        """
+        if self.value is None:
             return "n/a"
-        value, low, high = (f"{v:{'+' if signed else ''}.{digits}f}" for v in (self.value, self.low, self.high))
-        return f"{value} [{low}, {high}]"
+        form = f"{'+' if signed else ''}.{digits}f"
+        interval = "n/a" if self.low is None or self.high is None else f"{self.low:{form}}, {self.high:{form}}"
+        return f"{self.value:{form}} [{interval}]"
 
     def p_text(self) -> str:
         """``p = 0.012``, ``p < 0.001``, or nothing where there is none."""
@@ -78,7 +82,7 @@ def with_standard_error(value: float, error: float, n: int, *, bounds: Bounds | 
     Without spread, or of one case, there is no telling, and so no interval.
     """
     if error <= NO_SPREAD or n < 2:
-        return Estimate(value=value, low=None, high=None, n=n)
+        return Estimate(value=value, low=None, high=None, n=n, num_clusters=n)
     low, high, _ = _t_interval(value, error, n)
     least, most = bounds or (-np.inf, np.inf)
     return Estimate(value=value, low=max(low, least), high=min(high, most), n=n, num_clusters=n, standard_error=error)
