@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_later_evaluations_say_what_was_found(tmp_path: Path) -> None:
     assert described(RulesJudge(), "course_corrects") == shipped
     record = run(config.model_copy(update={"write_table": True, "output": tmp_path / "again"}))
     line = described(RulesJudge(), "course_corrects")
-    assert "agreement with 11 labels: accuracy 0.91 [" in line
+    assert re.search(r"agreement with 11 labels of labels\.jsonl \(\w+\): accuracy 0\.91 \[", line)
     assert record.results["judge"]["course_corrects"] == line
     assert described(RulesJudge(), "is_safe").endswith("agreement with labels unknown")
 
@@ -149,6 +150,15 @@ def test_shipped_agreement_is_what_the_shipped_labels_give(tmp_path: Path, versi
     shipped = KnownAgreement.model_validate(table[agreement_id(judge, "course_corrects")])
     assert computed is not None
     assert computed.model_dump(exclude={"created"}) == pytest.approx(shipped.model_dump(exclude={"created"}))
+
+
+@pytest.mark.parametrize("half", ["dev", None])
+def test_rules_are_not_known_by_the_labels_that_they_were_written_on(tmp_path: Path, half: str | None) -> None:
+    before = described(RulesJudge(), "course_corrects")
+    config = CalibrationConfig.model_validate({"output": tmp_path / "out", "half": half})
+    assert run(config).results["judge"]["course_corrects"] == before
+    assert not own_table().exists()
+    assert "held_out half" in before
 
 
 def test_a_second_run_is_skipped(tmp_path: Path) -> None:

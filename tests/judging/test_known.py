@@ -39,7 +39,8 @@ def test_agreement_is_of_one_judge_and_one_question() -> None:
     assert known_agreement(OpenAIJudge(model="other"), "is_safe") is None
     line = described(judge, "is_safe")
     assert line == (
-        "openai (some-model), agreement with 50 labels: accuracy 0.80 [0.70, 0.90], Cohen's κ 0.80 [0.70, 0.90]"
+        "openai (some-model), agreement with 50 labels of l.jsonl (0): accuracy 0.80 [0.70, 0.90], Cohen's κ 0.80 "
+        "[0.70, 0.90]"
     )
 
 

@@ -47,7 +47,8 @@ class CalibrationConfig(Config):
     seed: int = 0
     """Seed of the intervals."""
     write_table: bool = placement(True)
-    """Write the agreement into the table at ``$TRIMTAB_HOME`` that later evaluations of this judge print."""
+    """Write the agreement into the table at ``$TRIMTAB_HOME`` that later evaluations of this judge print; never that
+    of the rules with the shipped labels but for their held-out half, since they were written on the other."""
     ray: RayConfig = placement(RayConfig())
 
     @property
@@ -130,7 +131,7 @@ def _outcome(
         if places:
             found[question] = _by_subset([labels[p] for p in places], [verdicts[p] for p in places], config.seed)
             _tell(question, found[question])
-    if config.against is None and config.write_table:
+    if config.against is None and config.write_table and _may_be_known(config, print_):
         _remember(config, found, print_)
     judge = {"against": config.against.name} if config.against else {
         "judge": {question: described(config.judge, question) for question in QUESTIONS if question in found},
@@ -168,6 +169,15 @@ def _tell(question: str, parts: Mapping[str, Agreement]) -> None:
         say(f"  {question}, {name}: {part.n} compared, {part.num_unparsed} unparsed, "
             f"accuracy {part.accuracy.text(2)}, κ {part.kappa.text(2)}, precision {part.precision.text(2)}, "
             f"recall {part.recall.text(2)}, F1 {part.f1.text(2)}")  # fmt: skip
+
+
+def _may_be_known(config: CalibrationConfig, print_: str) -> bool:
+    """Whether later evaluations may quote this: not what the rules reach on the half that they were written on."""
+    its_own = isinstance(config.judge, RulesJudge) and config.half != "held_out"
+    if its_own and print_ == file_fingerprint(SHIPPED_LABELS):
+        say("  not written into the table of judges: the rules were written on the dev half; set half=held_out")
+        return False
+    return True
 
 
 def _remember(config: CalibrationConfig, found: Mapping[str, Mapping[str, Agreement]], print_: str) -> None:

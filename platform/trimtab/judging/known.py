@@ -83,7 +83,7 @@ def described(judge: JudgeConfig, question: Question) -> str:
     measured = f"accuracy {found.accuracy.text(2)}, Cohen's κ {found.kappa.text(2)}"
     if found.kappa_without_trigger:
         measured += f", κ {found.kappa_without_trigger.text(2)} on those without a trigger of training"
-    return f"{judge.description}, agreement with {found.n} labels: {measured}"
+    return f"{judge.description}, agreement with {found.n} labels of {found.labels}: {measured}"
 
 
 def _read(path: Path) -> dict[str, KnownAgreement]:
