@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.judging.server import Answer, Call, JudgeServer, fails, says
+from tests.judging.server import NONSENSE, Answer, Call, JudgeServer, fails, says
 from trimtab.config import InputError
-from trimtab.engine import OpenAIEngine, was_refused
+from trimtab.engine import NO_COMPLETION, OpenAIEngine, was_refused
 from trimtab.engine.endpoint import EndpointCaller, _request_body
 from trimtab.safety import SafetyConfig
 from trimtab.schemas import PlanRow
@@ -21,6 +21,10 @@ def _row(**fields: Any) -> dict[str, Any]:
 
 def _body(by_name: bool = False, **fields: Any) -> dict[str, Any]:
     return _request_body(_row(**fields), by_name)
+
+
+def _generated(engine: OpenAIEngine, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return EndpointCaller(engine)({name: [row[name] for row in rows] for name in rows[0]})
 
 
 def test_plain_prompt_has_no_assistant_turn() -> None:
@@ -70,9 +74,21 @@ def test_refusals_of_a_gate_are_told_from_failures() -> None:
         system = SafetyConfig(preset="uncensored").render()
         rows = [_row(id=str(status), prompt=str(status), system=system) for status in statuses]
         rows.append(_row(id="unnamed", prompt="200", system="Be kind."))
-        made = EndpointCaller(engine)({name: [row[name] for row in rows] for name in rows[0]})
+        made = _generated(engine, rows)
     assert made["text"][0] == "{'preset': 'uncensored'}"
     assert made["error"][0] == ""
     assert made["error"][-1].startswith("InputError: engine.configurations: ")
     refused = {i for i, error in zip(made["id"], made["error"], strict=True) if was_refused(error)}
     assert refused == {"400", "403", "422"}
+
+
+def test_what_is_no_chat_completion_is_an_error_of_its_row_and_a_refusals_words_are_an_answer() -> None:
+    def script(call: Call) -> Answer:
+        return NONSENSE.get(call.prompt) or says(None, refusal=f"No, {call.prompt}.")
+
+    with JudgeServer(script) as server:
+        rows = [_row(id=name, prompt=name) for name in ("first", *NONSENSE, "last")]
+        made = _generated(OpenAIEngine(base_url=server.url, model="m", max_retries=0), rows)
+    assert [made["text"][0], made["text"][-1]] == ["No, first.", "No, last."]
+    assert made["error"] == ["", *[NO_COMPLETION] * len(NONSENSE), ""]
+    assert not any(map(was_refused, made["error"]))

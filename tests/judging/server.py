@@ -49,6 +49,18 @@ class Answer:
     after_s: float = 0.0
 
 
+NONSENSE = {
+    "a page": Answer(b"<html>try later</html>", headers={"content-type": "text/html"}),
+    "half a JSON": Answer(b'{"choices": ['),
+    "no JSON object": Answer(b'"yes"'),
+    "no choices": Answer(b'{"id": "x"}'),
+    "empty choices": Answer(b'{"choices": []}'),
+    "no message": Answer(b'{"choices": [{"index": 0}]}'),
+    "a number": Answer(json.dumps({"choices": [{"index": 0, "message": {"content": 7}}]}).encode()),
+}
+"""What is no chat completion, though the status says that all is well."""
+
+
 def says(text: str | None, after_s: float = 0.0, **message: Any) -> Answer:
     """A chat completion with this text."""
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text, **message}}

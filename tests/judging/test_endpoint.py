@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.judging.server import Answer, Call, JudgeServer, Script, fails, says, unreliable
+from tests.judging.server import NONSENSE, Answer, Call, JudgeServer, Script, fails, says, unreliable
 from trimtab import console
 from trimtab.config import InputError
 from trimtab.evaluation import prefill
@@ -21,15 +21,6 @@ from trimtab.schemas import Generation, PlanRow, Verdict, read_rows
 from trimtab.sources import SourceConfig
 
 pytestmark = pytest.mark.slow
-NONSENSE = {
-    "a page": Answer(b"<html>try later</html>", headers={"content-type": "text/html"}),
-    "half a JSON": Answer(b'{"choices": ['),
-    "no JSON object": Answer(b'"yes"'),
-    "no choices": Answer(b'{"id": "x"}'),
-    "empty choices": Answer(b'{"choices": []}'),
-    "no message": Answer(b'{"choices": [{"index": 0}]}'),
-    "a number": Answer(json.dumps({"choices": [{"index": 0, "message": {"content": 7}}]}).encode()),
-}
 
 
 @pytest.fixture(autouse=True)

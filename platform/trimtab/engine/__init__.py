@@ -6,11 +6,12 @@ template and tokenize stages are off.
 """
 
 from trimtab.engine.config import EngineConfig, OpenAIEngine, VLLMEngine
-from trimtab.engine.endpoint import was_refused
+from trimtab.engine.endpoint import NO_COMPLETION, read_completion, was_refused
 from trimtab.engine.run import generate, generate_plan
 from trimtab.engine.vllm_stage import bundles, engine_env, engine_kwargs
 
 __all__ = [
+    "NO_COMPLETION",
     "EngineConfig",
     "OpenAIEngine",
     "VLLMEngine",
@@ -19,5 +20,6 @@ __all__ = [
     "engine_kwargs",
     "generate",
     "generate_plan",
+    "read_completion",
     "was_refused",
 ]

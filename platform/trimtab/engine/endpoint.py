@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Any
+from json import JSONDecodeError
+from typing import Any, NamedTuple
 
 from trimtab.config import InputError
 from trimtab.engine.config import OpenAIEngine
@@ -15,6 +16,7 @@ from trimtab.schemas import Generation
 
 REFUSALS = ("BadRequestError", "PermissionDeniedError", "UnprocessableEntityError")
 """The SDK's names of 400, 403 and 422: what a gate or a filter in front of a model answers."""
+NO_COMPLETION = "the server's answer is no chat completion"
 
 
 def endpoint_stage(rows: Any, engine: OpenAIEngine) -> Any:
@@ -57,12 +59,35 @@ class EndpointCaller:
             try:
                 body = _request_body(row, by_name=self.engine.configurations == "safety")
                 answer = await client.chat.completions.create(model=self.engine.model, **body)
+            except JSONDecodeError:
+                return made | {"error": NO_COMPLETION}
             except (OpenAIError, InputError) as error:
                 return made | {"error": f"{type(error).__name__}: {error}"[:500]}
-        usage = answer.usage
-        counts = {"num_prompt_tokens": usage.prompt_tokens, "num_tokens": usage.completion_tokens} if usage else {}
-        clock = {"seconds": time.monotonic() - started, "finished_at": time.time()}
-        return made | {"text": answer.choices[0].message.content or ""} | counts | clock
+        found = read_completion(answer)
+        if found is None:
+            return made | {"error": NO_COMPLETION}
+        return made | found._asdict() | {"seconds": time.monotonic() - started, "finished_at": time.time()}
+
+
+class Completion(NamedTuple):
+    """What a model behind an endpoint wrote, and what it took; 0 where the server doesn't say."""
+
+    text: str
+    num_prompt_tokens: int
+    num_tokens: int
+
+
+def read_completion(answer: Any) -> Completion | None:
+    """The text of a chat completion; None where it is none: servers that only resemble one may leave any part out."""
+    try:
+        message = answer.choices[0].message
+        text = message.content or message.refusal or ""
+    except (AttributeError, IndexError, TypeError):
+        return None
+    if not isinstance(text, str):
+        return None
+    prompt, written = (getattr(answer.usage, f"{name}_tokens", None) or 0 for name in ("prompt", "completion"))
+    return Completion(text, prompt, written)
 
 
 def was_refused(error: str) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.config import InputError
 from trimtab.console import Progress, polling, say
+from trimtab.engine import NO_COMPLETION, read_completion
 from trimtab.judging.config import OpenAIJudge
 from trimtab.judging.limit import AdaptiveLimit
 from trimtab.judging.questions import Reply
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 Keep = Callable[[str, str], None]
 MOST_FAILURES_IN_A_ROW = 20
-NO_COMPLETION = "the server's answer is no chat completion"
 
 
 def ask_endpoint(prompts: Mapping[str, str], judge: OpenAIJudge, keep: Keep, label: str) -> dict[str, Reply]:
@@ -96,7 +96,8 @@ class _Calls:
         except OpenAIError as error:
             return self._failed(error)
         self._in_a_row = 0
-        return _read(answer)
+        found = read_completion(answer)
+        return Reply(error=NO_COMPLETION) if found is None else Reply(found.text, None, *found[1:])
 
     def _failed(self, error: OpenAIError) -> Reply:
         """The reply of a failed call, or the end of the run where going on is of no use."""
@@ -167,16 +168,3 @@ def refuse_hopeless(error: OpenAIError, judge: OpenAIJudge, answered: bool) -> N
         raise InputError("judge.model", judge.model, problem, "check judge.model and judge.base_url")
     if isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError) and not answered:
         raise InputError("judge.base_url", judge.base_url, "nothing answers there", "start it or mend the address")
-
-
-def _read(answer: Any) -> Reply:
-    """The text of a chat completion; servers that only resemble one may leave any part of it out."""
-    try:
-        message = answer.choices[0].message
-        raw = message.content or message.refusal or ""
-    except (AttributeError, IndexError, TypeError):
-        return Reply(error=NO_COMPLETION)
-    if not isinstance(raw, str):
-        return Reply(error=NO_COMPLETION)
-    prompt, written = (getattr(answer.usage, f"{name}_tokens", None) or 0 for name in ("prompt", "completion"))
-    return Reply(raw, None, prompt, written)
