@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from tests.evaluation.outputs import KS, PROMPTS, prefill_output, retention_output, two_models, verdicts_of
-from trimtab.artifacts import Record
+from trimtab.artifacts import Record, read_record
 from trimtab.config import InputError
 from trimtab.evaluation import report
 from trimtab.evaluation.reporting.comparing import NLL, compare
@@ -148,6 +148,18 @@ def test_a_second_run_is_skipped(config: ReportConfig) -> None:
     before = (config.output / "report.html").stat().st_mtime_ns
     assert report.run(config) == first
     assert (config.output / "report.html").stat().st_mtime_ns == before
+
+
+def test_an_input_that_was_made_anew_is_shown(config: ReportConfig) -> None:
+    report.run(config)
+    folder = config.models[0].prefill
+    assert folder is not None
+    done = read_record(folder)
+    assert done is not None
+    share = done.results["corr_mean"] | {"value": 0.125}
+    later = {"results": done.results | {"corr_mean": share}, "created": "2999-01-01T00:00:00+00:00"}
+    (folder / "record.json").write_text(done.model_copy(update=later).model_dump_json(), encoding="utf-8")
+    assert report.run(config).results["measures"]["Corr_mean"]["values"]["base"]["value"] == 0.125
 
 
 @pytest.mark.parametrize("kind", ["prefill", "configurable", "retention"])

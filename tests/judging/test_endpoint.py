@@ -13,7 +13,7 @@ import pytest
 from tests.judging.server import NONSENSE, Answer, Call, JudgeServer, Script, fails, says, unreliable
 from trimtab import console
 from trimtab.config import InputError
-from trimtab.evaluation import prefill
+from trimtab.evaluation import prefill, stage
 from trimtab.evaluation.prefill import PrefillConfig
 from trimtab.judging import Item, Judged, OpenAIJudge, judge_all
 from trimtab.judging.endpoint import MOST_FAILURES_IN_A_ROW
@@ -249,6 +249,8 @@ def test_evaluation_by_an_endpoint_goes_on_after_it_was_stopped(tmp_path: Path) 
         assert not (tmp_path / "out" / "record.json").exists()
         script = lambda call: fails(400) if _of(call) == 4 else _parity(call)  # noqa: E731
         record = prefill.run(config, _made)
+        assert stage.judge_failed(config.output)
+        assert not stage.is_finished(config.output)
     rows = read_rows(tmp_path / "out" / "verdicts.parquet", Verdict)
     assert len(server.calls) == 4 + len(rows) - 1 - 3
     verdicts = {n: row.verdict for n, row in enumerate(rows)}
@@ -259,3 +261,18 @@ def test_evaluation_by_an_endpoint_goes_on_after_it_was_stopped(tmp_path: Path) 
     assert (record.counts["errors"], record.counts["judge_errors"], record.counts["unparsed"]) == (1, 1, 2)
     assert record.results["judge"] == "openai (gpt-4o), agreement with labels unknown"
     assert record.results["judge_identity"] == config.judge.identity()
+
+
+def test_texts_on_which_the_judge_failed_are_asked_about_again_by_the_same_command(tmp_path: Path) -> None:
+    script: Script = lambda call: fails(400) if _of(call) in (2, 4) else _parity(call)  # noqa: E731
+    with JudgeServer(lambda call: script(call)) as server:
+        config = _evaluation(tmp_path / "out", _judge(server))
+        first = prefill.run(config, _made)
+        calls, script = len(server.calls), _parity
+        second = prefill.run(config, _made)
+        assert len(server.calls) == calls + 2
+        assert (first.counts["judge_errors"], second.counts["judge_errors"]) == (2, 0)
+        assert (second.counts["unparsed"], second.fingerprint) == (1, first.fingerprint)
+        assert stage.is_finished(config.output)
+        assert prefill.run(config, _made) == second
+        assert len(server.calls) == calls + 2

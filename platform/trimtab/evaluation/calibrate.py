@@ -20,6 +20,7 @@ from trimtab.config import Config, InputError, placement
 from trimtab.console import say
 from trimtab.evaluation.agreement import Agreement, agreement
 from trimtab.evaluation.labels import SHIPPED_LABELS, Half, Label, is_trigger_free, key_of, read_labels
+from trimtab.evaluation.stage import judge_failed
 from trimtab.files import AnyPath, LocalPath, Location
 from trimtab.judging import QUESTIONS, Item, JudgeConfig, Judged, RulesJudge, described, judge_all
 from trimtab.judging.known import KnownAgreement, remember
@@ -80,7 +81,7 @@ def run(config: CalibrationConfig) -> Record:
         write_rows(output / "verdicts.parquet", Verdict, rows)
         return _outcome(config, labels, verdicts, len(bad), inputs["labels"])
 
-    return run_stage(STAGE, config.output, config, inputs, work)
+    return run_stage(STAGE, config.output, config, inputs, work, again=judge_failed(config.output))
 
 
 def _asked_labels(config: CalibrationConfig) -> tuple[list[Label], list[Quarantined]]:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.artifacts import Outcome, Record, read_log, run_stage, write_text
+from trimtab.artifacts import Outcome, Record, read_log, read_record, run_stage, write_text
 from trimtab.evaluation.reporting import markdown, page
 from trimtab.evaluation.reporting.comparing import Measure, measures
 from trimtab.evaluation.reporting.config import ReportConfig, ReportedModel
@@ -28,7 +28,7 @@ STAGE = "report"
 
 
 def run(config: ReportConfig) -> Record:
-    """Write the report. Running it again skips what is done.
+    """Write the report. Running it again skips what is done, unless an input was made anew.
 
     Returns:
         A record whose ``results`` hold ``measures`` (by label: the models' values, and the other models' differences
@@ -42,7 +42,15 @@ def run(config: ReportConfig) -> Record:
     inputs = {f"models.{i}.{kind}": record.fingerprint
               for i, side in enumerate(sides) for kind, record in side.records.items()}  # fmt: skip
     inputs |= {name: record.fingerprint for name, record in stages.items()}
-    return run_stage(STAGE, config.output, config, inputs, partial(_write, config, sides, stages))
+    used = [*stages.values(), *(record for side in sides for record in side.records.values())]
+    work = partial(_write, config, sides, stages)
+    return run_stage(STAGE, config.output, config, inputs, work, again=_is_older(config.output, used))
+
+
+def _is_older(output: Path, used: Sequence[Record]) -> bool:
+    """Whether an input was made after the report: of the same recipe, but sampled or judged once more."""
+    done = read_record(output)
+    return done is not None and any(record.created > done.created for record in used)
 
 
 def summary_table(config: ReportConfig) -> Table:

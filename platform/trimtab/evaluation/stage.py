@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab import cluster, models
-from trimtab.artifacts import Outcome, Record, run_stage
+from trimtab.artifacts import Outcome, Record, read_record, run_stage
 from trimtab.chat import ControlGuard
 from trimtab.cluster import RayConfig
 from trimtab.config import Config, InputError, placement
@@ -36,7 +36,10 @@ class EvaluationConfig(Config):
 def run_evaluation(
     stage: str, config: EvaluationConfig, inputs: dict[str, str], plan: list[PlanRow], finish: Finish, made: Made | None
 ) -> Record:
-    """Generate the plan (or take what the caller made of it), score it and write the record."""
+    """Generate the plan (or take what the caller made of it), score it and write the record.
+
+    A finished output whose judge failed on some texts is taken up again for these: all else is kept or in the cache.
+    """
     folder = model_folder(config)
     inputs = inputs | ({"model": models.fingerprint(folder)} if folder else {})
 
@@ -46,7 +49,18 @@ def run_evaluation(
         written = made(plan) if made else generate(plan, output, folder, config.engine, stage)
         return finish(written, output)
 
-    return run_stage(stage, config.output, config, inputs, work)
+    return run_stage(stage, config.output, config, inputs, work, again=judge_failed(config.output))
+
+
+def is_finished(output: Path) -> bool:
+    """Whether nothing is left to do for an output."""
+    return read_record(output) is not None and not judge_failed(output)
+
+
+def judge_failed(output: Path) -> bool:
+    """Whether a finished output has texts on which its judge failed, which the same command asks about again."""
+    done = read_record(output)
+    return done is not None and done.counts.get("judge_errors", 0) > 0
 
 
 def model_folder(config: EvaluationConfig) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trimtab import cluster
-from trimtab.artifacts import Record, read_record
+from trimtab.artifacts import Record
 from trimtab.config import InputError
 from trimtab.console import say
 from trimtab.engine import generate
@@ -13,7 +13,7 @@ from trimtab.evaluation import configurable, prefill, retention
 from trimtab.evaluation.configurable import ConfigurableConfig
 from trimtab.evaluation.prefill import PrefillConfig
 from trimtab.evaluation.retention import RetentionConfig
-from trimtab.evaluation.stage import Made, control_guard, model_folder
+from trimtab.evaluation.stage import Made, control_guard, is_finished, model_folder
 from trimtab.schemas import Generation, PlanRow
 
 
@@ -40,7 +40,7 @@ def run(
         (configurables.output, configurable.plan_answers(configurables, guard)),
         (retentions.output, retention.plan_answers(retentions, guard)),
     ]
-    made = _generated(work, prefills, [row for output, plan in todo if read_record(output) is None for row in plan])
+    made = _generated(work, prefills, [row for output, plan in todo if not is_finished(output) for row in plan])
     return prefill.run(prefills, made), configurable.run(configurables, made), retention.run(retentions, made)
 
 
