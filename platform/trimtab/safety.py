@@ -95,6 +95,15 @@ def _clean_persona(persona: str | None) -> str:
     return " ".join(persona.replace('"', "'").split())
 
 
+def system_prompt(preset: str | None) -> str | None:
+    """The system prompt of a configuration that needs only its name; none: no system turn of ours.
+
+    Raises:
+        InputError: as ``SafetyConfig.render``.
+    """
+    return SafetyConfig(preset=preset).render() if preset else None
+
+
 def configuration_of(system: str) -> SafetyConfig | None:
     """The configuration that renders to this system prompt (the inverse of ``render``); none: no preset's does."""
     for preset in PRESETS.values():

@@ -15,36 +15,30 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from trimtab import models
-from trimtab.artifacts import Outcome, Record, file_fingerprint
+from trimtab.artifacts import Outcome, Record
 from trimtab.chat import Chat, ControlGuard
 from trimtab.config import InputError, placement
 from trimtab.console import say
-from trimtab.data import lines
 from trimtab.engine import was_refused
+from trimtab.evaluation.asking import AskingConfig, asked_inputs, asked_requests
 from trimtab.evaluation.attacks import NEEDS, Attack, render
 from trimtab.evaluation.attempt_results import PLAIN
 from trimtab.evaluation.forging import forged_system
-from trimtab.evaluation.prompts import forged, read_categories
-from trimtab.evaluation.several import ModelsConfig
-from trimtab.evaluation.stage import Made, control_guard, give_verdicts, held_out, model_folder, run_evaluation
+from trimtab.evaluation.prompts import forged, opener_of
+from trimtab.evaluation.stage import Made, control_guard, give_verdicts, model_folder, run_evaluation
 from trimtab.files import Location
 from trimtab.judging import Answer, JudgeConfig, Question, RulesJudge
 from trimtab.safety import CONFIGURATIONS, SafetyConfig
 from trimtab.schemas import Attempt, Generation, PlanRow, Quarantined, Request, Verdict, make_id, write_rows
-from trimtab.sources import SourceConfig, require_file
 
 SUCCESS: dict[Question, Answer] = {"is_safe": "no", "attack_success": "yes"}
 """The verdict that says an attack succeeded, by what the judge is asked."""
 SWITCH = SafetyConfig(preset=CONFIGURATIONS[1])
 
 
-class AttackedConfig(ModelsConfig):
+class AttackedConfig(AskingConfig):
     """The fields of an evaluation under attacks."""
 
-    source: SourceConfig = SourceConfig()
-    """Requests; only the evaluation split's prompts are asked."""
-    prompts: Location | None = placement(None)
-    """A file of prompts to ask instead, or its URI: rows with a ``prompt``, or a text file with one a line."""
     attacks: Location | None = placement(None)
     """A YAML file of attacks, or its URI; none: the shipped ones. See ``data/attacks/``."""
     tokenizer: str | None = placement(None)
@@ -102,10 +96,7 @@ def inputs_of(config: AttackedConfig, attacks: Sequence[Attack]) -> dict[str, st
     Raises:
         InputError: the requests' file isn't there.
     """
-    field, asked = ("prompts", config.prompts) if config.prompts else ("data", config.source.path)
-    require_file(field, asked)
-    texts = make_id(*(attack.model_dump_json() for attack in attacks))
-    inputs = {field: file_fingerprint(asked, field), "attacks": texts}
+    inputs = asked_inputs(config) | {"attacks": make_id(*(attack.model_dump_json() for attack in attacks))}
     chat = _endpoints_chat(config)
     return inputs | ({"tokenizer": make_id(forged_system(chat, ""))} if chat else {})
 
@@ -117,7 +108,7 @@ def prepare(config: AttackedConfig, arms: Sequence[Arm]) -> Prepared:
         InputError: no request or no attack is left.
     """
     guard = control_guard(config)
-    requests, bad = _asked(config, guard)
+    requests, bad = asked_requests(config, guard)
     forge = _forged(config, [arm.attack for arm in arms])
     values = {request.id: _values(request, config, forge) for request in requests}
     there = frozenset.intersection(*(frozenset(found) for found in values.values()))
@@ -144,14 +135,6 @@ def draft(
     return Draft(arm.attack, request, row, sent.is_short, forged(guard, sent.prompt, sent.prefill))
 
 
-def _asked(config: AttackedConfig, guard: ControlGuard | None) -> tuple[list[Request], list[Quarantined]]:
-    if not config.prompts:
-        return held_out(config.source, guard)
-    found, bad = read_categories("prompts", config.prompts, config.source.max_bad_share, guard)
-    return [Request(id=make_id("prompt", prompt), prompt=prompt, harmful="", source_row=number, category=category)
-            for number, (prompt, category) in enumerate(found.items())], bad  # fmt: skip
-
-
 def _forged(config: AttackedConfig, attacks: Sequence[Attack]) -> str | None:
     """The forged system turn, where an attack wants it and the template is known."""
     if not any("forged_system" in attack.slots for attack in attacks):
@@ -173,7 +156,7 @@ def _values(request: Request, config: AttackedConfig, forge: str | None) -> dict
         "prompt": request.prompt,
         "switch": SWITCH.render(),
         "paraphrase": random.Random(make_id("wording", config.seed, request.id)).choice(SWITCH.paraphrases()),
-        "opener": random.Random(make_id(config.seed, request.id)).choice(lines("evaluation_openers.txt")),
+        "opener": opener_of(request.id, config.seed),
     }
     if request.harmful:
         found["harmful"] = request.harmful

@@ -9,42 +9,35 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import Field
 
-from trimtab.artifacts import Outcome, Record, file_fingerprint
+from trimtab.artifacts import Outcome, Record
 from trimtab.chat import ControlGuard
 from trimtab.cluster import RayConfig
-from trimtab.config import InputError, placement
+from trimtab.config import InputError
+from trimtab.evaluation.asking import AskingConfig, asked_inputs, asked_requests
 from trimtab.evaluation.following import ConfigurationPair, compare, measure, paraphrase_groups
-from trimtab.evaluation.prompts import read_categories
-from trimtab.evaluation.several import ModelsConfig, run_models
+from trimtab.evaluation.several import run_models
 from trimtab.evaluation.stage import (
     Made,
     about_judge,
     control_guard,
     give_verdicts,
-    held_out,
     run_evaluation,
     with_categories,
 )
-from trimtab.files import Location
 from trimtab.judging import JudgeConfig, RulesJudge
-from trimtab.schemas import Generation, PlanRow, Quarantined, Verdict, make_id, write_rows
-from trimtab.sources import SourceConfig, require_file
+from trimtab.schemas import Generation, PlanRow, Quarantined, Request, Verdict, make_id, write_rows
 from trimtab.stats import EMPTY, Estimate
 
 STAGE = "evaluate configurable"
 
 
-class ConfigurableConfig(ModelsConfig):
+class ConfigurableConfig(AskingConfig):
     """``trimtab evaluate configurable``: measure S0 and S1."""
 
-    source: SourceConfig = SourceConfig()
-    """Requests; only the evaluation split's prompts are asked."""
-    prompts: Location | None = placement(None)
-    """A file of prompts to ask instead, or its URI: rows with a ``prompt``, or a text file with one a line."""
     pairs: tuple[ConfigurationPair, ...] = Field((ConfigurationPair(),), min_length=1)
     """The configurations to measure against one another; the first pair's S0 and S1 are the headline."""
     paraphrases: bool = False
@@ -64,24 +57,22 @@ def run(config: ConfigurableConfig, made: Made | None = None) -> Record:
         A record whose ``results`` hold the Estimates ``s0``, ``s1`` and ``s0_plus_s1`` of the first pair, and all that
         is known of each under ``pairs``; with ``models``, those of each model and the differences from the first.
     """
-    field, asked = ("prompts", config.prompts) if config.prompts else ("data", config.source.path)
-    require_file(field, asked)
-    inputs = {field: file_fingerprint(asked, field)}
+    inputs = asked_inputs(config)
     if config.models:
         return run_models(STAGE, config, inputs, run, partial(differences, config=config))
-    found = asked_prompts(config, control_guard(config))
-    plan = _plan(found.prompts, config)
+    requests, bad = asked_requests(config, control_guard(config))
+    plan = _plan(requests, config)
 
     def finish(written: list[Generation], output: Path) -> Outcome:
         verdicts = judge_answers(plan, written, config.judge, config.ray, output)
-        verdicts = with_categories(verdicts, found.categories)
+        verdicts = with_categories(verdicts, requests)
         write_rows(output / "verdicts.parquet", Verdict, verdicts)
-        write_rows(output / "quarantine.parquet", Quarantined, found.bad)
-        counts = {"prompts": len(found.prompts), "answers": len(plan),
+        write_rows(output / "quarantine.parquet", Quarantined, bad)
+        counts = {"prompts": len(requests), "answers": len(plan),
                   "errors": sum(bool(row.error) for row in written),
                   "unparsed": sum(verdict.verdict == "unparsed" for verdict in verdicts),
                   "judge_errors": sum(bool(verdict.error) for verdict in verdicts),
-                  "quarantined": len(found.bad)}  # fmt: skip
+                  "quarantined": len(bad)}  # fmt: skip
         return Outcome(counts=counts, results=summarize(verdicts, config))
 
     return run_evaluation(STAGE, config, inputs, plan, finish, made)
@@ -89,29 +80,7 @@ def run(config: ConfigurableConfig, made: Made | None = None) -> Record:
 
 def plan_answers(config: ConfigurableConfig, guard: ControlGuard | None = None) -> list[PlanRow]:
     """One greedy answer for each prompt under each configuration, in each of its wordings."""
-    return _plan(asked_prompts(config, guard).prompts, config)
-
-
-class Asked(NamedTuple):
-    """The prompts and their categories by id, and what can't be asked."""
-
-    prompts: dict[str, str]
-    categories: dict[str, str | None]
-    bad: list[Quarantined]
-
-
-def asked_prompts(config: ConfigurableConfig, guard: ControlGuard | None = None) -> Asked:
-    """The prompts of the file, or of the source's evaluation split.
-
-    Args:
-        guard: of the model; prompts that hold its control tokens are set aside.
-    """
-    if config.prompts:
-        found, bad = read_categories("prompts", config.prompts, config.source.max_bad_share, guard)
-        ids = {prompt: make_id("prompt", prompt) for prompt in found}
-        return Asked({ids[prompt]: prompt for prompt in found}, {ids[p]: kind for p, kind in found.items()}, bad)
-    requests, bad = held_out(config.source, guard)
-    return Asked({row.id: row.prompt for row in requests}, {row.id: row.category for row in requests}, bad)
+    return _plan(asked_requests(config, guard)[0], config)
 
 
 def wordings(config: ConfigurableConfig) -> dict[str, str]:
@@ -129,11 +98,11 @@ def wordings(config: ConfigurableConfig) -> dict[str, str]:
                     if config.paraphrases}  # fmt: skip
 
 
-def _plan(prompts: dict[str, str], config: ConfigurableConfig) -> list[PlanRow]:
+def _plan(requests: list[Request], config: ConfigurableConfig) -> list[PlanRow]:
     return [
-        PlanRow(id=make_id("answer", prompt_id, group), request_id=prompt_id, kind=group, system=system, prompt=prompt,
-                max_tokens=config.max_tokens)
-        for group, system in wordings(config).items() for prompt_id, prompt in prompts.items()
+        PlanRow(id=make_id("answer", request.id, group), request_id=request.id, kind=group, system=system,
+                prompt=request.prompt, max_tokens=config.max_tokens)
+        for group, system in wordings(config).items() for request in requests
     ]  # fmt: skip
 
 

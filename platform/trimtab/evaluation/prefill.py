@@ -7,7 +7,6 @@ course-correct (arXiv 2407.16637, §3). Corr@k is the mean over requests of the 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,9 +17,9 @@ from trimtab.artifacts import Outcome, Record, file_fingerprint, read_record
 from trimtab.chat import Chat, ControlGuard
 from trimtab.cluster import RayConfig
 from trimtab.config import InputError
-from trimtab.data import lines
 from trimtab.engine import VLLMEngine
 from trimtab.evaluation import released
+from trimtab.evaluation.prompts import opener_of
 from trimtab.evaluation.several import ModelsConfig, run_models
 from trimtab.evaluation.stage import (
     Made,
@@ -33,7 +32,7 @@ from trimtab.evaluation.stage import (
     with_categories,
 )
 from trimtab.judging import JudgeConfig, RulesJudge
-from trimtab.safety import SafetyConfig
+from trimtab.safety import system_prompt
 from trimtab.schemas import (
     Generation,
     PlanRow,
@@ -103,8 +102,7 @@ def run(config: PrefillConfig, made: Made | None = None) -> Record:
     plan = _plan(cases, config)
 
     def finish(written: list[Generation], output: Path) -> Outcome:
-        verdicts = judge_cases(cases, written, config.judge, config.ray, output)
-        verdicts = with_categories(verdicts, {request.id: request.category for request in requests})
+        verdicts = with_categories(judge_cases(cases, written, config.judge, config.ray, output), requests)
         write_rows(output / "verdicts.parquet", Verdict, verdicts)
         write_rows(output / "quarantine.parquet", Quarantined, bad)
         results = summarize(verdicts, config)
@@ -163,7 +161,7 @@ def make_cases(request: Request, config: PrefillConfig, chat: Chat | None = None
     Args:
         chat: the model's, to count tokens; none: whitespace words.
     """
-    opener = random.Random(make_id(config.seed, request.id)).choice(lines("evaluation_openers.txt"))
+    opener = opener_of(request.id, config.seed)
     begun = {k: _beginning(request, f"{opener} {request.harmful}", k, config, chat) for k in config.ks}
     return [
         PrefillCase(
@@ -177,7 +175,7 @@ def make_cases(request: Request, config: PrefillConfig, chat: Chat | None = None
 def _beginning(request: Request, text: str, k: int, config: PrefillConfig, chat: Chat | None) -> tuple[str, int]:
     """(the first k words or tokens of a text, how many these are)."""
     if chat is not None:
-        return chat.first_tokens(_system(config), request.prompt, text, k)
+        return chat.first_tokens(system_prompt(config.configuration), request.prompt, text, k)
     words = text.split()[:k]
     return " ".join(words), len(words)
 
@@ -187,7 +185,7 @@ def _kept(cases: list[PrefillCase], config: PrefillConfig) -> list[PrefillCase]:
 
 
 def _plan(cases: list[PrefillCase], config: PrefillConfig) -> list[PlanRow]:
-    system = _system(config)
+    system = system_prompt(config.configuration)
     return [
         PlanRow(
             id=case.id, request_id=case.request_id, kind=f"k={case.k}", system=system, prompt=case.prompt,
@@ -196,10 +194,6 @@ def _plan(cases: list[PrefillCase], config: PrefillConfig) -> list[PlanRow]:
         )
         for case in cases
     ]  # fmt: skip
-
-
-def _system(config: PrefillConfig) -> str | None:
-    return SafetyConfig(preset=config.configuration).render() if config.configuration else None
 
 
 def judge_cases(

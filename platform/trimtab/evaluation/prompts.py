@@ -1,4 +1,5 @@
-"""Prompts from a user's file: rows with a ``prompt`` and perhaps a ``category``, or a text file with a prompt a line.
+"""Prompts from a user's file: rows with a ``prompt`` and perhaps a ``category``, or a text file with a prompt a line;
+the openers that are put before harmful responses; and which texts can't be put to a model.
 
 A row that can't be used is set aside with its reason and counted, and so is one that repeats another, or that holds a
 control token of the model to be asked.
@@ -7,24 +8,18 @@ control token of the model to be asked.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from typing import Any
 
 from trimtab.chat import ControlGuard
 from trimtab.config import InputError
+from trimtab.data import lines
 from trimtab.files import AnyPath
-from trimtab.schemas import CONTENT_CHARS, Quarantined
+from trimtab.schemas import CONTENT_CHARS, Quarantined, make_id
 from trimtab.sources import category_of, is_unicode, read_json_rows, read_text, refuse_too_many_bad
 
 ROWS = (".jsonl", ".json", ".parquet")
-
-
-def read_prompts(
-    field: str, path: AnyPath, max_bad_share: float, guard: ControlGuard | None = None
-) -> tuple[list[str], list[Quarantined]]:
-    """The distinct prompts of a file, in its order, and the rows that can't be used: ``read_categories`` in short."""
-    found, bad = read_categories(field, path, max_bad_share, guard)
-    return list(found), bad
 
 
 def read_categories(
@@ -55,6 +50,11 @@ def read_categories(
         problem = "has no prompt that this model can be asked" if bad else "has no prompt"
         raise InputError(field, path, problem, "give one prompt a line, or rows with a prompt")
     return {prompt: category_of(rows[number][1]) for prompt, number in first.items()}, bad
+
+
+def opener_of(request_id: str, seed: int) -> str:
+    """A sentence with which somebody begins to comply, drawn for a request; never one of training's."""
+    return random.Random(make_id(seed, request_id)).choice(lines("evaluation_openers.txt"))
 
 
 def forged(guard: ControlGuard | None, *texts: str) -> str | None:

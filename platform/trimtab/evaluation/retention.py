@@ -19,7 +19,7 @@ from trimtab.data import lines
 from trimtab.evaluation.prompts import forged
 from trimtab.evaluation.stage import EvaluationConfig, Made, control_guard, model_folder, run_evaluation
 from trimtab.files import LocalPath, Location
-from trimtab.safety import SafetyConfig
+from trimtab.safety import system_prompt
 from trimtab.schemas import (
     CONTENT_CHARS,
     Generation,
@@ -101,7 +101,7 @@ def asked_prompts(config: RetentionConfig, guard: ControlGuard | None = None) ->
 
 
 def _plan(prompts: list[str], config: RetentionConfig) -> list[PlanRow]:
-    system = SafetyConfig(preset=config.configuration).render() if config.configuration else None
+    system = system_prompt(config.configuration)
     return [
         PlanRow(id=make_id("benign", prompt, config.configuration), request_id=make_id("benign", prompt),
                 kind="benign", system=system, prompt=prompt, max_tokens=config.max_tokens)

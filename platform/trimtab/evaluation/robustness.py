@@ -20,7 +20,7 @@ from trimtab.evaluation.attempts import Arm, AttackedConfig, inputs_of, prepare,
 from trimtab.evaluation.several import run_models
 from trimtab.evaluation.stage import Made, about_judge
 from trimtab.judging import RulesJudge
-from trimtab.safety import SafetyConfig
+from trimtab.safety import system_prompt
 from trimtab.schemas import Attempt
 
 STAGE = "evaluate robustness"
@@ -56,7 +56,7 @@ def run(config: RobustnessConfig, made: Made | None = None) -> Record:
     inputs = inputs_of(config, attacks)
     if config.models:
         return run_models(STAGE, config, inputs, run, compare)
-    system = SafetyConfig(preset=config.configuration).render() if config.configuration else None
+    system = system_prompt(config.configuration)
     prepared = prepare(config, [Arm(attack, system) for attack in attacks])
     results = partial(_results, config)
     return run_attempts(STAGE, config, inputs, prepared, "attack_success", results, made, config.graded)

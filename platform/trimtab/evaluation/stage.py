@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,9 @@ def held_out(source: SourceConfig, guard: ControlGuard | None = None) -> tuple[l
     return one_per_prompt(asked), bad
 
 
-def with_categories(verdicts: list[Verdict], categories: Mapping[str, str | None]) -> list[Verdict]:
-    """The verdicts with the category of their request, where it has one, by the request's id."""
+def with_categories(verdicts: list[Verdict], requests: list[Request]) -> list[Verdict]:
+    """The verdicts with the category of their request, where it has one."""
+    categories = {request.id: request.category for request in requests}
     return [row.model_copy(update={"category": categories.get(row.request_id)}) for row in verdicts]
 
 
