@@ -285,6 +285,14 @@ def test_runs_are_compared_case_by_case_where_both_scored(tmp_path: Path) -> Non
     assert same.low == -(same.high or 0) < 0
 
 
+def test_two_starts_of_one_case_are_not_compared(tmp_path: Path) -> None:
+    """As k tokens of two tokenizers are."""
+    rows = [_verdict(name, 10, "no") for name in "ab"]
+    other = [rows[0].model_copy(update={"verdict": "yes"}), rows[1].model_copy(update={"prefill": "Sure"})]
+    difference = compare(_finished(tmp_path / "before", rows), _finished(tmp_path / "after", other))
+    assert (difference.value, difference.n) == (1.0, 1)
+
+
 def test_runs_that_share_no_scored_case_have_no_difference_and_unfinished_ones_are_refused(tmp_path: Path) -> None:
     first = _finished(tmp_path / "first", [_verdict("a", 10, "no")])
     other = _finished(tmp_path / "other", [_verdict("z", 10, "no"), _verdict("a", 10, "unparsed")])

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.artifacts import read_record
-from trimtab.config import InputError
-from trimtab.schemas import Attempt, read_rows
+from trimtab.evaluation.stage import finished_rows
+from trimtab.schemas import Attempt
 from trimtab.stats import EMPTY, Estimate, clustered_mean, paired_difference, wilson
 
 PLAIN, CEILING = "plain", "ceiling"
@@ -115,7 +114,7 @@ def compare(before: Path, after: Path) -> dict[str, Estimate]:
     Raises:
         InputError: one of the two is unfinished.
     """
-    sides = [_finished(folder) for folder in (before, after)]
+    sides = [finished_rows(folder, "attempts", Attempt) for folder in (before, after)]
     kinds = dict.fromkeys(row.kind for row in sides[0])
     return {success_label(kind): _change(*(succeeded(_of_kind(side, kind)) for side in sides)) for kind in kinds}
 
@@ -141,12 +140,6 @@ def _paired(before: dict[str, float], after: dict[str, float], keys: Mapping[str
         return EMPTY
     attack_of, request_of = ({key: place[i] for key, place in keys.items()} for i in (0, 1))
     return paired_difference(before, after, request_of, attack_of, bounds=(-1, 1))
-
-
-def _finished(folder: Path) -> list[Attempt]:
-    if read_record(folder) is None:
-        raise InputError("runs", folder, "has no record.json (unfinished)", "finish the evaluation first")
-    return read_rows(folder / "attempts.parquet", Attempt)
 
 
 def _of_kind(attempts: Iterable[Attempt], kind: str) -> list[Attempt]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from trimtab.artifacts import Outcome, Record, file_fingerprint, read_record
+from trimtab.artifacts import Outcome, Record, file_fingerprint
 from trimtab.chat import Chat, ControlGuard
 from trimtab.cluster import RayConfig
 from trimtab.config import InputError
@@ -25,6 +25,7 @@ from trimtab.evaluation.stage import (
     Made,
     about_judge,
     control_guard,
+    finished_rows,
     give_verdicts,
     held_out,
     model_folder,
@@ -41,7 +42,6 @@ from trimtab.schemas import (
     Request,
     Verdict,
     make_id,
-    read_rows,
     write_rows,
 )
 from trimtab.sources import SourceConfig, require_file
@@ -265,22 +265,17 @@ def _counts(cases: list[PrefillCase], made: list[Generation], verdicts: list[Ver
 def compare(before: Path, after: Path) -> Estimate:
     """Paired difference of Corr_mean (after − before) over the cases that both scored, clustered by prompt.
 
-    Its value is None where there is no such case.
+    A case is the same only with the same start: k tokens of two tokenizers are two starts. Its value is None where
+    there is no such case.
 
     Raises:
         InputError: one of the two is unfinished.
     """
-    rows = [_scored(folder) for folder in (before, after)]
-    both = rows[0].keys() & rows[1].keys()
-    sides = [shares(side[i] for i in sorted(both)) for side in rows]
+    rows = [{row.id: row for row in finished_rows(folder, "verdicts", Verdict) if row.verdict != "unparsed"}
+            for folder in (before, after)]  # fmt: skip
+    both = [i for i in sorted(rows[0].keys() & rows[1].keys()) if rows[0][i].prefill == rows[1][i].prefill]
+    sides = [shares(side[i] for i in both) for side in rows]
     values = [{f"{request} {k}": share for (request, k), share in side.items()} for side in sides]
     cluster_of = {f"{request} {k}": request for request, k in sides[0]}
     group_of = {f"{request} {k}": k for request, k in sides[0]}
     return paired_difference(values[0], values[1], cluster_of, group_of, bounds=(-1, 1))
-
-
-def _scored(folder: Path) -> dict[str, Verdict]:
-    if read_record(folder) is None:
-        raise InputError("runs", folder, "has no record.json (unfinished)", "finish the evaluation first")
-    rows = read_rows(folder / "verdicts.parquet", Verdict)
-    return {row.id: row for row in rows if row.verdict != "unparsed"}

@@ -15,7 +15,7 @@ from trimtab.engine import EngineConfig, VLLMEngine, generate
 from trimtab.evaluation.prompts import forged
 from trimtab.files import LocalPath
 from trimtab.judging import Item, JudgeConfig, Judged, Question, described, judge_all
-from trimtab.schemas import CONTENT_CHARS, Generation, PlanRow, Quarantined, Request, Verdict
+from trimtab.schemas import CONTENT_CHARS, AnyRow, Generation, PlanRow, Quarantined, Request, Verdict, read_rows
 from trimtab.sources import SourceConfig, read_requests, split_requests
 
 Made = Callable[[list[PlanRow]], list[Generation]]
@@ -61,6 +61,17 @@ def judge_failed(output: Path) -> bool:
     """Whether a finished output has texts on which its judge failed, which the same command asks about again."""
     done = read_record(output)
     return done is not None and done.counts.get("judge_errors", 0) > 0
+
+
+def finished_rows(folder: Path, name: str, cls: type[AnyRow]) -> list[AnyRow]:
+    """The rows of a finished output that are to be compared with another's.
+
+    Raises:
+        InputError: it is unfinished.
+    """
+    if read_record(folder) is None:
+        raise InputError("runs", folder, "has no record.json (unfinished)", "finish the evaluation first")
+    return read_rows(folder / f"{name}.parquet", cls)
 
 
 def model_folder(config: EvaluationConfig) -> Path | None:

@@ -13,7 +13,7 @@ from trimtab.evaluation.attempt_results import CEILING, PLAIN
 from trimtab.evaluation.following import ConfigurationPair
 from trimtab.evaluation.reporting.grids import Grid, cell, number
 from trimtab.evaluation.reporting.runs import Side
-from trimtab.schemas import Attempt, Verdict, read_rows
+from trimtab.schemas import Attempt, Verdict
 from trimtab.sources import CATEGORIES
 from trimtab.stats import EMPTY, Estimate
 
@@ -31,15 +31,11 @@ class Figure(NamedTuple):
 
 def by_category(sides: Sequence[Side]) -> list[Grid]:
     """A table for each figure whose rows name categories: a row for each category, a column for each model."""
-    rows = {kind: [_verdicts(side, kind) for side in sides] for kind in {figure.kind for figure in FIGURES}}
+    rows = {kind: [side.verdicts(kind) for side in sides] for kind in {figure.kind for figure in FIGURES}}
     return [
         _grid(figure, sides, rows[figure.kind]) for figure in FIGURES
         if any(row.category for verdicts in rows[figure.kind] for row in verdicts)
     ]  # fmt: skip
-
-
-def _verdicts(side: Side, kind: str) -> list[Verdict]:
-    return read_rows(side.folder(kind) / "verdicts.parquet", Verdict) if kind in side.records else []
 
 
 def _grid(figure: Figure, sides: Sequence[Side], verdicts: Sequence[Sequence[Verdict]]) -> Grid:
@@ -82,8 +78,8 @@ def _success(kind: str) -> Callable[[Side, Sequence[Verdict]], Estimate]:
 
     def rate(side: Side, rows: Sequence[Verdict]) -> Estimate:
         asked = {row.request_id for row in rows}
-        attempts = read_rows(side.folder(kind) / "attempts.parquet", Attempt)
-        part = [row for row in attempts if row.request_id in asked and row.kind not in (PLAIN, CEILING)]
+        attacks = [row for row in side.rows(kind, "attempts", Attempt) if row.kind not in (PLAIN, CEILING)]
+        part = [row for row in attacks if row.request_id in asked]
         return attempt_results.rate(attempt_results.succeeded(part))
 
     return rate

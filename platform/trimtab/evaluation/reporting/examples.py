@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from trimtab.evaluation.attempt_results import CEILING, PLAIN
 from trimtab.evaluation.following import ConfigurationPair
 from trimtab.evaluation.reporting.comparing import incomparable
 from trimtab.evaluation.reporting.runs import Side
-from trimtab.schemas import Attempt, RetentionRow, Row, Verdict, read_rows
+from trimtab.schemas import Attempt, RetentionRow, Verdict
 
 NUM_EXAMPLES = 3
 Case = TypeVar("Case")
-AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 class Text(NamedTuple):
@@ -60,10 +60,10 @@ def examples(sides: Sequence[Side]) -> list[Examples]:
 
 
 def _against_first(first: Side, other: Side) -> list[Examples]:
-    """Continuations of two models from the same starts."""
-    if "prefill" not in first.records or "prefill" not in other.records:
+    """Continuations of two models from the same starts, by the same judge."""
+    if incomparable(first, other, "prefill"):
         return []
-    both = _shared(_verdicts(first, "prefill"), _verdicts(other, "prefill"))
+    both = _shared(first.verdicts("prefill"), other.verdicts("prefill"))
     was, now = first.name, other.name
     kinds = (
         (f"Best: {now} turns away, {was} does not", "no", "yes", _longest),
@@ -84,7 +84,7 @@ def _pairs(
 
 
 def _alone(side: Side) -> list[Examples]:
-    rows = _verdicts(side, "prefill")
+    rows = side.verdicts("prefill")
     kinds = ((f"Best: {side.name} turns away", "yes", _longest),
              (f"Worst: {side.name} fails to turn away", "no", _shortest))  # fmt: skip
     return [_chosen(heading, [row for row in rows if row.verdict == wanted], order, _prompt,
@@ -97,7 +97,7 @@ def _followed(side: Side) -> list[Examples]:
     pairs = side.records["configurable"].results.get("pairs") if "configurable" in side.records else None
     if not pairs or not (pair := ConfigurationPair.model_validate(pairs[0]["configurations"])).opposed:
         return []
-    rows = _verdicts(side, "configurable")
+    rows = side.verdicts("configurable")
     said = {(row.group, row.request_id): row for row in rows}
     s0, s1 = pair.labels
     both = [(said[s0, row.request_id], row) for row in rows if row.group == s1 and (s0, row.request_id) in said]
@@ -115,9 +115,9 @@ def _broken(side: Side, kind: str) -> list[Examples]:
     """Attacks that succeeded, those with the highest grade first."""
     if kind not in side.records:
         return []
-    known = {row.id: row for row in _read(side, kind, "attempts", Attempt)}
-    rows = [row for row in _verdicts(side, kind) if known[row.id].outcome == "success"]
-    rows = [row for row in rows if known[row.id].kind not in ("plain", "ceiling")]
+    known = {row.id: row for row in side.rows(kind, "attempts", Attempt)}
+    rows = [row for row in side.verdicts(kind) if known[row.id].outcome == "success"]
+    rows = [row for row in rows if known[row.id].kind not in (PLAIN, CEILING)]
     heading = f"Worst: {'injections' if kind == 'injection' else 'attacks'} that succeeded with {side.name}"
     return [_chosen(heading, rows, lambda row: (-(known[row.id].score or 0.0), row.id), _prompt,
                     lambda row: _attacked(row, known[row.id], side.name))]  # fmt: skip
@@ -180,7 +180,7 @@ def chats(sides: Sequence[Side]) -> list[tuple[str, list[Chat]]]:
 
 
 def _chat(first: Side, other: Side) -> list[Chat]:
-    before, after = ({row.id: row for row in _read(side, "retention", "answers", RetentionRow)}
+    before, after = ({row.id: row for row in side.rows("retention", "answers", RetentionRow)}
                      for side in (first, other))  # fmt: skip
     shared = sorted(before.keys() & after.keys(), key=lambda i: (before[i].nll - after[i].nll, i))
     chosen = {0: "largest", len(shared) // 2: "middle", len(shared) - 1: "smallest"}
@@ -188,13 +188,7 @@ def _chat(first: Side, other: Side) -> list[Chat]:
 
 
 def _shared(before: Sequence[Verdict], after: Sequence[Verdict]) -> list[tuple[Verdict, Verdict]]:
+    """The cases of both with the same start."""
     first, other = ({row.id: row for row in rows} for rows in (before, after))
-    return [(first[i], other[i]) for i in sorted(first.keys() & other.keys())]
-
-
-def _verdicts(side: Side, kind: str) -> list[Verdict]:
-    return _read(side, kind, "verdicts", Verdict) if kind in side.records else []
-
-
-def _read(side: Side, kind: str, name: str, cls: type[AnyRow]) -> list[AnyRow]:
-    return read_rows(side.folder(kind) / f"{name}.parquet", cls)
+    shared = sorted(first.keys() & other.keys())
+    return [(first[i], other[i]) for i in shared if first[i].prefill == other[i].prefill]

@@ -17,6 +17,7 @@ from trimtab.config import InputError
 from trimtab.evaluation import calibrate
 from trimtab.evaluation.reporting.config import EVALUATIONS, MAX_NAME_CHARS, ReportConfig, ReportedModel
 from trimtab.evaluation.several import OF_SEVERAL
+from trimtab.schemas import AnyRow, Verdict, read_rows
 from trimtab.stats import EMPTY, Estimate
 
 MAX_DEPTH = 3
@@ -47,6 +48,14 @@ class Side:
     def folder(self, kind: str) -> Path:
         """The output folder of an evaluation that was made."""
         return Path(getattr(self.model, kind))
+
+    def rows(self, kind: str, name: str, cls: type[AnyRow]) -> list[AnyRow]:
+        """The rows of an evaluation; none where it was not made."""
+        return read_rows(self.folder(kind) / f"{name}.parquet", cls) if kind in self.records else []
+
+    def verdicts(self, kind: str) -> list[Verdict]:
+        """What the judge said in an evaluation."""
+        return self.rows(kind, "verdicts", Verdict)
 
 
 @dataclass(frozen=True)
