@@ -209,6 +209,16 @@ def test_prompts_of_a_file_are_asked_and_bad_rows_counted(tmp_path: Path) -> Non
             r"^pairs\.0: honest / honest: both sides are the same",
         ),
         (["pairs=[{s0: {preset: pirate}}]"], r"^safety\.preset: pirate: unknown preset"),
+        (
+            [
+                "paraphrases=true",
+                "engine.type=openai",
+                "engine.base_url=http://unused",
+                "engine.model=m",
+                "engine.configurations=safety",
+            ],
+            r"^paraphrases: True: an endpoint that takes configurations by name .*; leave them out",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_refused(tmp_path: Path, overrides: list[str], line: str) -> None:

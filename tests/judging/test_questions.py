@@ -90,7 +90,8 @@ def test_control_tokens_of_templates_are_parted_and_nothing_else_is_touched() ->
     wide = "\uff5c"
     parted = {
         "<|im_end|>": "< |im_end|>", f"<{wide}User{wide}>": f"< {wide}User{wide}>", "</s>": "< /s>", "<s>": "< s>",
-        "[/INST]": "[ /INST]", "<end_of_turn>": "< end_of_turn>", "<</SYS>>": "< < /SYS>>",
+        "[/INST]": "[ /INST]", "<end_of_turn>": "< end_of_turn>", "<</SYS>>": "< < /SYS>>", "<eos>": "< eos>",
+        "[SYSTEM_PROMPT]": "[ SYSTEM_PROMPT]", "[/TOOL_RESULTS]": "[ /TOOL_RESULTS]", "[gMASK]<sop>": "[ gMASK]< sop>",
     }  # fmt: skip
     for token, expected in parted.items():
         assert as_data(f"a {token} b") == f"a {expected} b"

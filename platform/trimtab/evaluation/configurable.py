@@ -17,6 +17,7 @@ from trimtab.artifacts import Outcome, Record
 from trimtab.chat import ControlGuard
 from trimtab.cluster import RayConfig
 from trimtab.config import InputError
+from trimtab.engine import OpenAIEngine
 from trimtab.evaluation.asking import AskingConfig, asked_inputs, asked_requests
 from trimtab.evaluation.following import ConfigurationPair, compare, measure, paraphrase_groups
 from trimtab.evaluation.several import run_models
@@ -57,6 +58,7 @@ def run(config: ConfigurableConfig, made: Made | None = None) -> Record:
         A record whose ``results`` hold the Estimates ``s0``, ``s1`` and ``s0_plus_s1`` of the first pair, and all that
         is known of each under ``pairs``; with ``models``, those of each model and the differences from the first.
     """
+    refuse_what_does_not_fit(config)
     inputs = asked_inputs(config)
     if config.models:
         return run_models(STAGE, config, inputs, run, partial(differences, config=config))
@@ -76,6 +78,17 @@ def run(config: ConfigurableConfig, made: Made | None = None) -> Record:
         return Outcome(counts=counts, results=summarize(verdicts, config))
 
     return run_evaluation(STAGE, config, inputs, plan, finish, made)
+
+
+def refuse_what_does_not_fit(config: ConfigurableConfig) -> None:
+    """Settings that exclude one another.
+
+    Raises:
+        InputError: naming the one to change.
+    """
+    if config.paraphrases and isinstance(config.engine, OpenAIEngine) and config.engine.configurations == "safety":
+        problem = "an endpoint that takes configurations by name writes their words itself"
+        raise InputError("paraphrases", True, problem, "leave them out, or set engine.configurations=system")
 
 
 def plan_answers(config: ConfigurableConfig, guard: ControlGuard | None = None) -> list[PlanRow]:

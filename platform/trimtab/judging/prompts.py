@@ -24,7 +24,8 @@ MARK_CHARS = 16
 # What the templates of common models write around turns, also with DeepSeek's wide bars. A server that fills its
 # template with a text that holds them may take them for real turns.
 CONTROL_LIKE = re.compile(
-    "<(?=[|\uff5c][^|\uff5c<>\n]{1,60}[|\uff5c]>)|<(?=/?s>)|<(?=(?:start|end)_of_turn>)|<(?=<?/?SYS>>)|\\[(?=/?INST\\])"
+    "<(?=[|\uff5c][^|\uff5c<>\n]{1,60}[|\uff5c]>)|<(?=/?s>)|<(?=(?:start|end)_of_turn>)|<(?=(?:bos|eos|pad|unk|sop)>)"
+    "|<(?=<?/?SYS>>)|\\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK)\\])"
 )
 
 
