@@ -84,11 +84,11 @@ def test_refusals_of_a_gate_are_told_from_failures() -> None:
 
 def test_what_is_no_chat_completion_is_an_error_of_its_row_and_a_refusals_words_are_an_answer() -> None:
     def script(call: Call) -> Answer:
-        return NONSENSE.get(call.prompt) or says(None, refusal=f"No, {call.prompt}.")
+        return NONSENSE.get(call.prompt) or says(None, refusal=f"No, {call.prompt} \ud83d.")
 
     with JudgeServer(script) as server:
         rows = [_row(id=name, prompt=name) for name in ("first", *NONSENSE, "last")]
         made = _generated(OpenAIEngine(base_url=server.url, model="m", max_retries=0), rows)
-    assert [made["text"][0], made["text"][-1]] == ["No, first.", "No, last."]
+    assert [made["text"][0], made["text"][-1]] == ["No, first ?.", "No, last ?."]
     assert made["error"] == ["", *[NO_COMPLETION] * len(NONSENSE), ""]
     assert not any(map(was_refused, made["error"]))

@@ -198,6 +198,11 @@ def test_split_is_disjoint_complete_and_independent_of_the_order(seed: int, num:
     assert again[0] == [request for request in shuffled if request in training]
 
 
+def test_all_of_a_file_can_be_measured_and_then_none_is_trained_on() -> None:
+    requests = read_requests(SourceConfig())[0]
+    assert split_requests(requests, SourceConfig(split="all")) == ([], requests)
+
+
 def test_other_split_seed_draws_other_prompts() -> None:
     requests = [_request(prompt) for prompt in _prompts(30)]
     drawn = [split_requests(requests, SourceConfig(num_evaluation_prompts=10, split_seed=s))[1] for s in (0, 1)]

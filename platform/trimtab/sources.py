@@ -45,8 +45,9 @@ class SourceConfig(Config):
     """Distinct prompts held out for evaluation; the rest is for training."""
     num_validation_prompts: int = Field(0, ge=0)
     """Distinct prompts besides, for choosing a checkpoint while training; neither trained nor reported on."""
-    split: Literal["evaluation", "validation"] = "evaluation"
-    """Which held-out prompts an evaluation measures."""
+    split: Literal["evaluation", "validation", "all"] = "evaluation"
+    """Which held-out prompts an evaluation measures; ``all``: every prompt of a file on which nothing is trained, such
+    as a released benchmark."""
     split_seed: int = 0
     max_bad_share: float = 0.01
     """The run fails when more than this share of the rows is bad."""
@@ -257,11 +258,14 @@ def split_requests(requests: list[Request], config: SourceConfig) -> tuple[list[
     """(training, held out) requests. Whole clusters of near-duplicate prompts go to one side.
 
     The draw is a seeded hash of the normalized prompt, so it doesn't depend on the file's order. First the
-    evaluation prompts are drawn, then those of validation from the rest; ``config.split`` says which are meant.
+    evaluation prompts are drawn, then those of validation from the rest; ``config.split`` says which are meant. Of
+    ``all`` none is left for training.
 
     Raises:
         InputError: fewer distinct prompts than asked for, with at least one left for training.
     """
+    if config.split == "all":
+        return [], requests
     evaluation, rest = _drawn(requests, config.num_evaluation_prompts, config.split_seed)
     validation, training = _drawn(rest, config.num_validation_prompts, config.split_seed)
     sides = (("num_evaluation_prompts", evaluation, rest), ("num_validation_prompts", validation, training))

@@ -87,7 +87,7 @@ def read_completion(answer: Any) -> Completion | None:
     if not isinstance(text, str):
         return None
     prompt, written = (getattr(answer.usage, f"{name}_tokens", None) or 0 for name in ("prompt", "completion"))
-    return Completion(text, prompt, written)
+    return Completion(text.encode("utf-8", "replace").decode(), prompt, written)  # half of a pair can't be kept
 
 
 def was_refused(error: str) -> bool:
