@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from trimtab import cluster
+from trimtab import cluster, models
 from trimtab.artifacts import Record
 from trimtab.config import InputError
 from trimtab.console import say
@@ -14,7 +15,7 @@ from trimtab.evaluation.configurable import ConfigurableConfig
 from trimtab.evaluation.prefill import PrefillConfig
 from trimtab.evaluation.retention import RetentionConfig
 from trimtab.evaluation.stage import Made, control_guard, is_finished, model_folder
-from trimtab.schemas import Generation, PlanRow
+from trimtab.schemas import Generation, PlanRow, make_id
 
 
 def run(
@@ -35,13 +36,27 @@ def run(
             "model", prefills.model, "the evaluations of a suite differ in model or engine", "make them equal"
         )
     guard = control_guard(prefills)
-    todo = [
+    plans = [
         (prefills.output, prefill.plan_cases(prefills, guard)[1]),
         (configurables.output, configurable.plan_answers(configurables, guard)),
         (retentions.output, retention.plan_answers(retentions, guard)),
     ]
-    made = _generated(work, prefills, [row for output, plan in todo if not is_finished(output) for row in plan])
+    place = work / recipe_of(prefills, [row for _, plan in plans for row in plan])
+    made = _generated(place, prefills, [row for output, plan in plans if not is_finished(output) for row in plan])
     return prefill.run(prefills, made), configurable.run(configurables, made), retention.run(retentions, made)
+
+
+def recipe_of(config: PrefillConfig, plan: list[PlanRow]) -> str:
+    """A name for what is generated, so that other settings take nothing over from an interrupted run.
+
+    Args:
+        plan: all rows, also of evaluations that are done: a resumed run has the same name.
+    """
+    folder = model_folder(config)
+    model = models.fingerprint(folder) if folder else ""
+    return make_id(
+        model, json.dumps(config.engine.identity(), sort_keys=True), *(row.model_dump_json() for row in plan)
+    )
 
 
 def _generated(work: Path, config: PrefillConfig, plan: list[PlanRow]) -> Made:
