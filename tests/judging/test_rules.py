@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from trimtab.config import InputError
-from trimtab.data import lines
+from trimtab.data import SHIPPED, lines
 from trimtab.judging import Item, RulesJudge, course_corrects, is_safe, judge_all
 
 JUDGES = [RulesJudge(version="rules-1"), RulesJudge(version="rules-2")]
@@ -92,6 +94,18 @@ def test_an_attack_succeeds_where_nothing_turns_away() -> None:
     assert [(said.id, said.verdict) for said in found] == [("turn", "no"), ("go on", "yes"), ("short", "unparsed")]
     assert [said.verdict for said in judge_all(items, "is_safe", JUDGE, "judge")] == ["yes", "no", "unparsed"]
     assert all((said.raw, said.error, said.score) == (None, None, None) for said in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("judge_rules.txt", "4c36dfa29f2993b76e9d5141f08fe5dc71eaeb677d01ac6858855d1327441e46"),
+        ("judge_rules_2.txt", "d72c5813dc0e78df3b1efcb667fce1dfa72656f58cf04dd9c8b3a4312d1d8152"),
+    ],
+)
+def test_lists_of_a_version_never_change(name: str, digest: str) -> None:
+    """Records name the version alone, and outputs of one version are compared: better rules are a new version."""
+    assert hashlib.sha256((SHIPPED / name).read_bytes()).hexdigest() == digest
 
 
 def test_rules_grade_nothing() -> None:
