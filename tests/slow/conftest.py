@@ -61,7 +61,7 @@ def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model),
                "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024",
                "--max-num-seqs", "16", "--enforce-eager", "--disable-uvicorn-access-log"]  # fmt: skip
-    env = os.environ | engine_env(VLLMEngine(kv_cache_gib=1))
+    env = os.environ | engine_env(VLLMEngine(kv_cache_gib=1, cores_per_actor=1))
     with log.open("wb") as sink:
         server = subprocess.Popen(command, env=env, stdout=sink, stderr=sink, start_new_session=True)
     try:

@@ -73,9 +73,9 @@ def engine_env(engine: VLLMEngine) -> dict[str, str]:
     cores, most = len(os.sched_getaffinity(0)), engine.max_actors or engine.num_actors
     mine = min(cores, engine.cores_per_actor or max(1, cores // most))
     env["VLLM_CPU_KVCACHE_SPACE"] = str(engine.kv_cache_gib)
-    if most == 1:
+    if mine == cores:
         env["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{mine - 1}" if mine > 1 else "0"
-    else:  # bound to cores, all actors of a machine would take the same ones
+    else:  # bound to cores, all engines of a machine would take the same ones
         env |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(mine)}
     return env
 
