@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from upath import UPath
 
+from trimtab.engine import VLLMEngine, engine_env, engine_kwargs
 from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
 from trimtab.engine.run import _verify
 from trimtab.engine.telemetry import _samples
@@ -98,3 +100,16 @@ def test_cache_counters_are_read_by_model() -> None:
     )
     (sample,) = _samples(text)
     assert sample == ("ray_vllm_prefix_cache_hits_total", {"model_name": "m"}, 30.0)
+
+
+def test_engine_is_bound_only_where_it_has_all_cores_and_is_told_its_threads() -> None:
+    cores = len(os.sched_getaffinity(0))
+    alone, two = engine_env(VLLMEngine()), engine_env(VLLMEngine(num_actors=2 * cores))
+    assert (alone["VLLM_CPU_OMP_THREADS_BIND"] != "nobind", alone["OMP_NUM_THREADS"]) == (True, str(cores))
+    assert two["OMP_NUM_THREADS"] == "1"
+    assert two["VLLM_CPU_OMP_THREADS_BIND"] == ("nobind" if cores > 1 else "0")
+
+
+def test_token_budget_is_vllms_own_unless_given() -> None:
+    assert "max_num_batched_tokens" not in engine_kwargs(VLLMEngine())
+    assert engine_kwargs(VLLMEngine(max_num_batched_tokens=64))["max_num_batched_tokens"] == 64
