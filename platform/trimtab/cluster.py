@@ -33,6 +33,21 @@ class RayConfig(Config):
     temp_dir: LocalPath | None = placement(None)
     """Where a local Ray keeps its sessions; none: a folder of this user below the system's temporary one."""
 
+    @property
+    def where(self) -> str | None:
+        """The address of the cluster; None: a local Ray."""
+        return self.address or os.environ.get("RAY_ADDRESS")
+
+    @property
+    def local_cpus(self) -> int:
+        """Logical CPUs of a local Ray."""
+        return self.num_cpus or max(MIN_LOCAL_CPUS, cores_of_this_host())
+
+    @property
+    def cpus_of_a_core(self) -> int:
+        """What a task that keeps a core busy asks for, so that a local Ray doesn't start more of them than cores."""
+        return 1 if self.where else max(1, self.local_cpus // cores_of_this_host())
+
 
 def connect(config: RayConfig) -> None:
     """Connect this process once; later calls return at once.
@@ -44,7 +59,7 @@ def connect(config: RayConfig) -> None:
 
     if ray.is_initialized():
         return
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = config.where
     for name, value in (RAY_ENV if address else RAY_ENV | LOCAL_ENV).items():
         os.environ.setdefault(name, value)
     if address:
@@ -55,7 +70,7 @@ def connect(config: RayConfig) -> None:
             raise InputError("ray.address", address, problem, "start it or leave the address out") from error
         return
     ray.init(
-        num_cpus=config.num_cpus or max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
+        num_cpus=config.local_cpus,
         include_dashboard=False,
         _temp_dir=str(config.temp_dir or Path(tempfile.gettempdir()) / f"trimtab-ray-{os.getuid()}"),
         _node_ip_address="127.0.0.1",
