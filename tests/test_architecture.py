@@ -21,7 +21,7 @@ PACKAGE = SOURCE / "trimtab"
 LAYERS = (
     ("data", "files"),
     ("config", "console"),
-    ("lease", "schemas", "safety", "stats", "stores"),
+    ("lease", "near_duplicates", "schemas", "safety", "stats", "stores"),
     ("artifacts",),
     ("registry",),
     ("models", "chat", "sources"),

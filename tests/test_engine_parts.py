@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from upath import UPath
 
+from trimtab.engine import VLLMEngine, engine_env, engine_kwargs
 from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
 from trimtab.engine.run import _verify
 from trimtab.engine.telemetry import _samples
@@ -109,3 +111,16 @@ def test_plan_row_of_an_older_version_continues_its_turn(tiny_tokenizer_folder: 
     assert _to_engine_row(model, row | {"reopen": None}) == continued
     del row["reopen"]
     assert _to_engine_row(model, row) == continued
+
+
+def test_engine_is_bound_only_where_it_has_all_cores_and_is_told_its_threads() -> None:
+    cores = len(os.sched_getaffinity(0))
+    alone, two = engine_env(VLLMEngine()), engine_env(VLLMEngine(num_actors=2 * cores))
+    assert (alone["VLLM_CPU_OMP_THREADS_BIND"] != "nobind", alone["OMP_NUM_THREADS"]) == (True, str(cores))
+    assert two["OMP_NUM_THREADS"] == "1"
+    assert two["VLLM_CPU_OMP_THREADS_BIND"] == ("nobind" if cores > 1 else "0")
+
+
+def test_token_budget_is_vllms_own_unless_given() -> None:
+    assert "max_num_batched_tokens" not in engine_kwargs(VLLMEngine())
+    assert engine_kwargs(VLLMEngine(max_num_batched_tokens=64))["max_num_batched_tokens"] == 64

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.config import InputError
+from trimtab.near_duplicates import normalize
 from trimtab.schemas import Request
-from trimtab.sources import SourceConfig, normalize, read_json_rows, read_requests, split_requests
+from trimtab.sources import SourceConfig, read_json_rows, read_requests, split_requests
 
 WORDS = [
     "apple", "boat", "cloud", "dance", "eagle", "forest", "garden", "hammer", "island", "jacket", "kettle", "lemon",

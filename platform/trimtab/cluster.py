@@ -10,13 +10,17 @@ from trimtab.config import Config, InputError, placement
 from trimtab.files import LocalPath
 
 MIN_LOCAL_CPUS = 4
-QUIET_ENV = {
+RAY_ENV = {
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # of 2 s: a look at the workers takes one checkpoint's report, no more
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",  # of 32 processes, each some 80 MB, for a plan of a few hundred files
     "TOKENIZERS_PARALLELISM": "false",
 }
+"""Ray's own settings, wherever it runs."""
+LOCAL_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""Those of a local Ray, whose only node nobody takes away: a process less."""
 
 
 class RayConfig(Config):
@@ -29,6 +33,21 @@ class RayConfig(Config):
     temp_dir: LocalPath | None = placement(None)
     """Where a local Ray keeps its sessions; none: a folder of this user below the system's temporary one."""
 
+    @property
+    def where(self) -> str | None:
+        """The address of the cluster; None: a local Ray."""
+        return self.address or os.environ.get("RAY_ADDRESS")
+
+    @property
+    def local_cpus(self) -> int:
+        """Logical CPUs of a local Ray."""
+        return self.num_cpus or max(MIN_LOCAL_CPUS, cores_of_this_host())
+
+    @property
+    def cpus_of_a_core(self) -> int:
+        """What a task that keeps a core busy asks for, so that a local Ray doesn't start more of them than cores."""
+        return 1 if self.where else max(1, self.local_cpus // cores_of_this_host())
+
 
 def connect(config: RayConfig) -> None:
     """Connect this process once; later calls return at once.
@@ -40,18 +59,18 @@ def connect(config: RayConfig) -> None:
 
     if ray.is_initialized():
         return
-    for name, value in QUIET_ENV.items():
+    address = config.where
+    for name, value in (RAY_ENV if address else RAY_ENV | LOCAL_ENV).items():
         os.environ.setdefault(name, value)
-    address = config.address or os.environ.get("RAY_ADDRESS")
     if address:
         try:
-            ray.init(address=address, runtime_env={"env_vars": QUIET_ENV})
+            ray.init(address=address, runtime_env={"env_vars": RAY_ENV})
         except (ConnectionError, ValueError, RuntimeError) as error:
             problem = f"no Ray cluster answers ({type(error).__name__})"
             raise InputError("ray.address", address, problem, "start it or leave the address out") from error
         return
     ray.init(
-        num_cpus=config.num_cpus or max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
+        num_cpus=config.local_cpus,
         include_dashboard=False,
         _temp_dir=str(config.temp_dir or Path(tempfile.gettempdir()) / f"trimtab-ray-{os.getuid()}"),
         _node_ip_address="127.0.0.1",

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from trimtab.config import Config, InputError
 from trimtab.files import AnyPath, Location, is_file, parquet_source
+from trimtab.near_duplicates import Sketches, normalize
 from trimtab.schemas import CONTENT_CHARS, Quarantined, Request, make_id
 from trimtab.stores import store_errors_are_input_errors
-
-if TYPE_CHECKING:
-    from datasketch import MinHash
 
 FIELDS: dict[str, type] = {
     "prompt": str, "response_0": str, "response_1": str, "is_response_0_safe": bool, "is_response_1_safe": bool,
@@ -32,8 +28,6 @@ FIELDS: dict[str, type] = {
 DATA_FILE = "the path of a .jsonl, .json or .parquet file"
 CATEGORIES = "; "
 """Between the categories of one request."""
-NEAR_DUPLICATE = 0.6
-NUM_PERMUTATIONS = 128
 
 
 class SourceConfig(Config):
@@ -254,20 +248,26 @@ def _parquet_rows(field: str, path: AnyPath) -> list[Any]:
     return rows
 
 
-def split_requests(requests: list[Request], config: SourceConfig) -> tuple[list[Request], list[Request]]:
+def split_requests(
+    requests: list[Request], config: SourceConfig, sketches: Sketches | None = None
+) -> tuple[list[Request], list[Request]]:
     """(training, held out) requests. Whole clusters of near-duplicate prompts go to one side.
 
     The draw is a seeded hash of the normalized prompt, so it doesn't depend on the file's order. First the
     evaluation prompts are drawn, then those of validation from the rest; ``config.split`` says which are meant. Of
     ``all`` none is left for training.
 
+    Args:
+        sketches: keeps the prompts' sketches for who looks at them again.
+
     Raises:
         InputError: fewer distinct prompts than asked for, with at least one left for training.
     """
     if config.split == "all":
         return [], requests
-    evaluation, rest = _drawn(requests, config.num_evaluation_prompts, config.split_seed)
-    validation, training = _drawn(rest, config.num_validation_prompts, config.split_seed)
+    sketches = sketches or Sketches()
+    evaluation, rest = _drawn(requests, config.num_evaluation_prompts, config.split_seed, sketches)
+    validation, training = _drawn(rest, config.num_validation_prompts, config.split_seed, sketches)
     sides = (("num_evaluation_prompts", evaluation, rest), ("num_validation_prompts", validation, training))
     for field, held, left in sides:
         count: int = getattr(config, field)
@@ -278,17 +278,17 @@ def split_requests(requests: list[Request], config: SourceConfig) -> tuple[list[
     return training, (evaluation if config.split == "evaluation" else validation)
 
 
-def _drawn(requests: list[Request], count: int, seed: int) -> tuple[list[Request], list[Request]]:
+def _drawn(requests: list[Request], count: int, seed: int, sketches: Sketches) -> tuple[list[Request], list[Request]]:
     """(held out, the rest), in file order."""
-    places = hold_out([request.prompt for request in requests], count, seed) if count else set()
+    places = hold_out([request.prompt for request in requests], count, seed, sketches) if count else set()
     held = [request for place, request in enumerate(requests) if place in places]
     return held, [request for place, request in enumerate(requests) if place not in places]
 
 
-def hold_out(prompts: Sequence[str], count: int, seed: int) -> set[int]:
+def hold_out(prompts: Sequence[str], count: int, seed: int, sketches: Sketches | None = None) -> set[int]:
     """Places of the prompts held out: whole clusters of near-duplicates, until ``count`` distinct ones are reached."""
     clusters: dict[int, list[int]] = {}
-    for place, label in enumerate(_near_duplicate_labels(prompts)):
+    for place, label in enumerate((sketches or Sketches()).labels(prompts)):
         clusters.setdefault(label, []).append(place)
     drawn = sorted(clusters.values(), key=lambda places: min(_draw(prompts[place], seed) for place in places))
     held: set[int] = set()
@@ -301,53 +301,5 @@ def hold_out(prompts: Sequence[str], count: int, seed: int) -> set[int]:
     return held
 
 
-def normalize(prompt: str) -> str:
-    """Lower case, letters and digits only, single spaces."""
-    return " ".join(re.findall(r"\w+", prompt.lower()))
-
-
 def _draw(prompt: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}\x1f{normalize(prompt)}".encode()).hexdigest()
-
-
-def near_duplicates(prompts: Sequence[str], threshold: float) -> list[int]:
-    """For each prompt the place of the first one of its cluster: its own where none before is like it.
-
-    Args:
-        threshold: Jaccard similarity of the prompts' word pairs from which two are near-duplicates (MinHash).
-    """
-    first: dict[int, int] = {}
-    return [first.setdefault(label, place) for place, label in enumerate(_near_duplicate_labels(prompts, threshold))]
-
-
-def _near_duplicate_labels(prompts: Sequence[str], threshold: float = NEAR_DUPLICATE) -> list[int]:
-    """A cluster label for each prompt: prompts whose word-pair sets are near-duplicates are connected."""
-    from datasketch import MinHashLSH
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    distinct: dict[str, int] = {}
-    numbers = [distinct.setdefault(normalize(prompt), len(distinct)) for prompt in prompts]
-    index = MinHashLSH(threshold=threshold, num_perm=NUM_PERMUTATIONS)
-    for number, sketch in enumerate(_sketches(distinct)):
-        index.insert(number, sketch, check_duplication=False)
-    buckets = (sorted(table.get(key)) for table in index.hashtables for key in table)
-    joined = [pair for bucket in buckets if len(bucket) > 1 for pair in pairwise(bucket)]
-    first, second = zip(*joined, strict=True) if joined else ((), ())
-    graph = coo_matrix(([1] * len(joined), (first, second)), shape=(len(distinct), len(distinct)))
-    labels = connected_components(graph, directed=False)[1]
-    return [int(labels[number]) for number in numbers]
-
-
-def _sketches(texts: Iterable[str]) -> Iterator[MinHash]:
-    """The MinHash of each normalized text; made in a row they share one draw of the permutations, most of the work."""
-    from datasketch import MinHash
-
-    shingles = ([shingle.encode() for shingle in _shingles(text)] for text in texts)
-    made: Iterator[MinHash] = MinHash.generator(shingles, num_perm=NUM_PERMUTATIONS)
-    return made
-
-
-def _shingles(text: str) -> set[str]:
-    words = text.split()
-    return {" ".join(words[i : i + 2]) for i in range(max(1, len(words) - 1))}

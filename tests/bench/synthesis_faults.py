@@ -19,7 +19,7 @@ from tests import tiny
 from tests.bench._faults_side import ENGINE, ENGINE_CPUS, MAX_TOKENS, NUM_REQUESTS, ROWS_PER_BATCH
 from tests.bench._training import ROOT
 from trimtab.artifacts import read_record
-from trimtab.cluster import QUIET_ENV
+from trimtab.cluster import RAY_ENV
 from trimtab.console import quiet, say
 from trimtab.engine.parts import Parts
 from trimtab.schemas import PlanRow, read_rows
@@ -35,7 +35,7 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
     """Shares over all runs, and each run's own counts."""
     from ray.cluster_utils import Cluster
 
-    os.environ |= QUIET_ENV
+    os.environ |= RAY_ENV
     rng, drills = random.Random(7), []
     with tempfile.TemporaryDirectory(prefix="tf-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)

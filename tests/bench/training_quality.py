@@ -22,11 +22,6 @@ SOURCE = SourceConfig()
 """The sample: each of its rows has a safe response. Few published ones have, and the small model's own answers are so
 seldom safe that training on them as the best response teaches compliance."""
 OBJECTIVES = ("ranked", "pairwise")
-DIAGNOSTICS: dict[str, dict[str, Any]] = {
-    "pairwise_in_order": {"objective": "pairwise", "pair_order": "grouped"},  # are correlated steps what differs?
-    "ranked_3_epochs": {"objective": "ranked", "num_train_epochs": 3},  # still in less time than pairwise's one
-    "ranked_twice_the_rate": {"objective": "ranked", "learning_rate": 4e-4},  # or is it the length of the steps?
-}
 NUM_GROUPS = 12
 MAX_TOKENS = 48  # new tokens of a synthesized response: shorter than the paper's, so that three seeds of TRL fit
 SETTINGS: dict[str, Any] = {
@@ -39,18 +34,14 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
     """Corr_mean and validation accuracy of each objective and seed, and the differences with their intervals."""
     with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch, quiet(Path(scratch) / "log"):
         folder = Path(scratch)
-        groups = synthesized(
-            folder / "groups", NUM_GROUPS, source=SOURCE, safe_response="source", max_tokens=MAX_TOKENS
-        )
+        groups = make_groups(folder / "groups")
         found: dict[str, list[dict[str, float]]] = {name: [] for name in OBJECTIVES}
-        base = _corr(models.fetch(MODEL), folder / "base")
+        base = corr_of(models.fetch(MODEL), folder / "base")
         for seed in SEEDS:
             for objective in OBJECTIVES:
-                measured = _one(folder / f"{objective}-{seed}", groups, seed, objective=objective)
+                measured = one(folder / f"{objective}-{seed}", groups, seed, objective=objective)
                 found[objective].append(measured)
                 say(f"  {objective}, seed {seed}: {measured}")
-        diagnosed = {name: _one(folder / name, groups, 0, **more) for name, more in DIAGNOSTICS.items()}
-        say(f"  {diagnosed}")
         compared = {
             seed: prefill.compare(folder / f"pairwise-{seed}" / "corr", folder / f"ranked-{seed}" / "corr").model_dump()
             for seed in SEEDS
@@ -61,26 +52,35 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
             figures[f"{name}_{objective}"] = [measured[name] for measured in found[objective]]
     for name in ("corr_mean", "validation_accuracy"):
         figures[f"{name}_difference"] = _difference(found, name)
-    figures["diagnostics_seed_0"] = diagnosed
-    settings = {"model": MODEL, "data": "shipped sample, its safe responses as SR", "groups": NUM_GROUPS,
-                "synthesis_max_tokens": MAX_TOKENS, "seeds": SEEDS, "judge": RulesJudge().version,
-                "per_seed_corr_difference": compared,
-                "training": {name: str(value) for name, value in SETTINGS.items()}}  # fmt: skip
-    return figures, settings
+    return figures, described() | {"seeds": SEEDS, "per_seed_corr_difference": compared}
 
 
-def _one(output: Path, groups: Path, seed: int, **more: Any) -> dict[str, float]:
+def make_groups(output: Path) -> Path:
+    """The groups that all sides train on."""
+    return synthesized(output, NUM_GROUPS, source=SOURCE, safe_response="source", max_tokens=MAX_TOKENS)
+
+
+def described() -> dict[str, Any]:
+    """The settings that all sides share."""
+    return {"model": MODEL, "data": "shipped sample, its safe responses as SR", "groups": NUM_GROUPS,
+            "synthesis_max_tokens": MAX_TOKENS, "judge": RulesJudge().version,
+            "training": {name: str(value) for name, value in SETTINGS.items()}}  # fmt: skip
+
+
+def one(output: Path, groups: Path, seed: int, **more: Any) -> dict[str, float]:
+    """Train and measure once: Corr_mean, validation accuracy and loss, seconds of the steps."""
     config = TrainingConfig.model_validate(
         {"output": output / "train", "data": (groups,), "seed": seed, **SETTINGS, **more}
     )
     record = training.run(config)
-    corr = _corr(output / "train" / "model", output / "corr")
+    corr = corr_of(output / "train" / "model", output / "corr")
     validation = record.results["validation"]
     return {"corr_mean": corr.results["corr_mean"]["value"], "validation_accuracy": validation["eval_accuracy"],
             "validation_loss": validation["eval_dpo_loss"], "train_seconds": record.timings_s["steps"]}  # fmt: skip
 
 
-def _corr(model: Path, output: Path) -> Record:
+def corr_of(model: Path, output: Path) -> Record:
+    """Corr_mean of a model on the sample's held-out prompts."""
     record = prefill.run(PrefillConfig(output=output, model=str(model), source=SOURCE))
     cluster.disconnect()
     return record

@@ -9,7 +9,8 @@ import pytest
 
 from trimtab.data import lines
 from trimtab.evaluation.labels import SHIPPED_LABELS, half_of, read_labels, uses_trigger
-from trimtab.sources import SourceConfig, normalize, read_requests
+from trimtab.near_duplicates import normalize
+from trimtab.sources import SourceConfig, read_requests
 
 LABELS = read_labels("labels", SHIPPED_LABELS)[0]
 YES = [label for label in LABELS if label.label == "yes"]

@@ -11,7 +11,8 @@ import pytest
 
 from trimtab.data import lines
 from trimtab.judging import RulesJudge, course_corrects
-from trimtab.sources import SourceConfig, normalize, read_requests, split_requests
+from trimtab.near_duplicates import normalize
+from trimtab.sources import SourceConfig, read_requests, split_requests
 
 PATH = Path(__file__).parents[2] / "platform" / "trimtab" / "data" / "sample_requests.jsonl"
 ROWS: list[dict[str, Any]] = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]

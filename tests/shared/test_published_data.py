@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from trimtab.evaluation.prefill import PrefillConfig, plan_cases
+from trimtab.near_duplicates import normalize
 from trimtab.safety import PRESETS, SafetyConfig
-from trimtab.sources import SourceConfig, normalize, read_requests, split_requests
+from trimtab.sources import SourceConfig, read_requests, split_requests
 from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe, draft, keep
 from trimtab.synthesis.recipes.imported import ImportedRecipe, read_groups
 

@@ -20,13 +20,25 @@ import pytest
 
 from trimtab.engine import VLLMEngine, engine_env
 
+LONGEST = ("test_training", "test_pipeline", "test_serving", "test_engine")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Warnings of Ray, vLLM and their kin are theirs; ours stay errors."""
+    """Files that take minutes come first, so that no process is left with one of them when the others are done.
+
+    Warnings of Ray, vLLM and their kin are theirs; ours stay errors.
+    """
+    items.sort(key=_turn)
     for item in items:
         if "slow" in item.path.parts:
             item.add_marker(pytest.mark.filterwarnings("ignore"))
             item.add_marker(pytest.mark.filterwarnings(r"error:::trimtab\..*"))
+
+
+def _turn(item: pytest.Item) -> int:
+    if "slow" not in item.path.parts:
+        return len(LONGEST) + 1
+    return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +73,7 @@ def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model),
                "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024",
                "--max-num-seqs", "16", "--enforce-eager", "--disable-uvicorn-access-log"]  # fmt: skip
-    env = os.environ | engine_env(VLLMEngine(kv_cache_gib=1))
+    env = os.environ | engine_env(VLLMEngine(kv_cache_gib=1, cores_per_actor=1))
     with log.open("wb") as sink:
         server = subprocess.Popen(command, env=env, stdout=sink, stderr=sink, start_new_session=True)
     try:

@@ -12,7 +12,7 @@ from trimtab.schemas import PlanRow
 
 pytestmark = pytest.mark.slow
 
-ENGINE = VLLMEngine(max_num_seqs=16, kv_cache_gib=1, max_model_len=256, rows_per_batch=4)
+ENGINE = VLLMEngine(max_num_seqs=16, kv_cache_gib=1, max_model_len=256, rows_per_batch=4, cores_per_actor=1)
 
 
 def _plan(num: int) -> list[PlanRow]:

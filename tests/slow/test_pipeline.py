@@ -31,7 +31,8 @@ def finished(
     config = load(pipeline.PipelineConfig, None, [
         f"output={tmp_path_factory.mktemp('runs') / 'demo'}", f"model={tiny_model}", f"data={small_source}",
         "num_evaluation_prompts=4", "synthesis_max_tokens=12", "max_tokens=12", f"port={port}",
-        "engine.max_num_seqs=16", "engine.kv_cache_gib=1", "safe_response=source", "training.max_length=1500",
+        "engine.max_num_seqs=16", "engine.kv_cache_gib=1", "engine.cores_per_actor=1",
+        "safe_response=source", "training.max_length=1500",
         "quality.min_words=0", "quality.max_repeated_share=null", "num_validation_prompts=2",
         "training.validation.metric=corr_mean", "training.validation.keep_best=true",
     ])  # fmt: skip

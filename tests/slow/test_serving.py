@@ -27,7 +27,7 @@ def url(tiny_model: Path, ray_session: None) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    engine = VLLMEngine(max_num_seqs=16, kv_cache_gib=1)
+    engine = VLLMEngine(max_num_seqs=16, kv_cache_gib=1, cores_per_actor=1)
     with running(ServeConfig(model=str(tiny_model), port=port, engine=engine)) as base:
         yield base
 

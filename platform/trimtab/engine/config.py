@@ -34,8 +34,8 @@ class VLLMEngine(Config):
     max_num_seqs: int = placement(128, ge=1)
     """Sequences decoded together."""
     max_num_batched_tokens: int | None = placement(None, ge=1)
-    """Most tokens of one engine step; none: what ``vllm.LLM`` takes for offline work, 4096 on CPU and 8192 on a GPU
-    (the asynchronous engine, which Ray Data runs, would take a server's 2048)."""
+    """Most tokens of one engine step; none: vLLM's own choice, when generating that of ``vllm.LLM`` (4096 on CPU, 8192
+    on a GPU) and not the smaller one of a server."""
     rows_per_batch: int = placement(32, ge=1)
     """Rows of one Ray Data batch and of one committed file: what a crash can cost."""
     num_concurrent_batches: int = placement(8, ge=1)

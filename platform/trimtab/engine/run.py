@@ -18,7 +18,7 @@ from trimtab.engine.config import EngineConfig, VLLMEngine
 from trimtab.engine.endpoint import endpoint_stage
 from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
 from trimtab.engine.telemetry import watching
-from trimtab.engine.vllm_stage import LIGHT, LIGHT_CPUS, LIGHT_TASKS, vllm_stage
+from trimtab.engine.vllm_stage import LIGHT_CPUS, LIGHT_TASKS, vllm_stage
 from trimtab.files import AnyPath, arrow_paths
 from trimtab.schemas import Generation, PlanRow, read_rows, write_rows
 
@@ -104,7 +104,10 @@ def _stream(folder: AnyPath, model: Path | None, engine: EngineConfig) -> None:
         with warnings.catch_warnings():
             # Ray only warns when a plan can't be checkpointed; a run that can't be resumed must not begin.
             warnings.filterwarnings("error", message=".*doesn't support checkpointing")
-            rows = ray.data.read_parquet(plan, filesystem=filesystem, **LIGHT)
+            # Ray gives a repartition a CPU and any number of tasks, whatever we say, and joins it only to a map_batches
+            # of the like: so reading and repartition are one stage, and no text is copied from one to the other.
+            rows = ray.data.read_parquet(plan, filesystem=filesystem)
+            rows = rows.map_batches(_as_it_is, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
             rows = rows.repartition(target_num_rows_per_block=engine.rows_per_batch)
             rows = engine_stage(rows, model, engine)
             rows.write_parquet(
@@ -113,6 +116,10 @@ def _stream(folder: AnyPath, model: Path | None, engine: EngineConfig) -> None:
             )  # fmt: skip
     finally:
         context.checkpoint_config = None
+
+
+def _as_it_is(rows: Any) -> Any:
+    return rows
 
 
 def engine_stage(rows: Any, model: Path | None, engine: EngineConfig) -> Any:

@@ -15,8 +15,9 @@ from trimtab.config import InputError
 from trimtab.data import SHIPPED, lines
 from trimtab.files import AnyPath
 from trimtab.judging import Question
+from trimtab.near_duplicates import normalize
 from trimtab.schemas import CONTENT_CHARS, Quarantined, Row, make_id, reason_of
-from trimtab.sources import normalize, read_json_rows, refuse_too_many_bad
+from trimtab.sources import read_json_rows, refuse_too_many_bad
 
 Half = Literal["dev", "held_out"]
 SHIPPED_LABELS = SHIPPED / "labels" / "course_corrects.jsonl"

@@ -7,7 +7,7 @@ kill anywhere.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from trimtab.synthesis.retries import attempts_of, quarantined, retry_folders
 from trimtab.synthesis.shards import (
     FEW_SHARDS,
     FilesOf,
+    Result,
     ShardWork,
     assemble_shard,
     over_shards,
@@ -83,7 +84,10 @@ class Synthesis:
         there = {path.name for path in files_in(pass_folder(self.output, name) / "plan")}
         todo = [shard for shard in self.shards if plan_file(self.output, name, attempt, shard).name not in there]
         if todo:
-            over_shards(partial(plan_shard, self._work(), name, attempt), todo, f"plan {name}".strip())
+            self._over(partial(plan_shard, self._work(), name, attempt), todo, f"plan {name}".strip())
+
+    def _over(self, work: Callable[[int], Result], shards: Sequence[int], label: str) -> list[Result]:
+        return over_shards(work, shards, label, self.config.ray.cpus_of_a_core)
 
     @property
     def shards(self) -> Sequence[int]:
@@ -97,7 +101,7 @@ class Synthesis:
 
     def _assemble(self) -> dict[str, int]:
         """All groups, from the committed generations alone: a retry may have completed more of them."""
-        made = over_shards(partial(assemble_shard, self._work()), self.shards, "groups")
+        made = self._over(partial(assemble_shard, self._work()), self.shards, "groups")
         total: Counter[str] = Counter()
         for counts in made:
             total.update(counts)

@@ -9,6 +9,7 @@ import re
 import string
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -66,18 +67,23 @@ def problem(text: str, kind: str, config: QualityConfig) -> str | None:
 
 
 def _loop(text: str, limit: float | None) -> str | None:
-    if limit is None or (share := repeated_share(text)) <= limit:
+    if limit is None:
+        return None
+    units = _units(text)
+    if len(units) - len(set(units)) <= limit * len(units):  # only a unit that was there before can lie in a repetition
+        return None
+    if (share := _share(units)) <= limit:
         return None
     return f"loop: {share:.2f} of its words repeat earlier ones (limit {limit})"
 
 
 def _nearly_empty(text: str, limit: int) -> str | None:
-    number = num_words(text)
+    number = num_words(text, limit)
     return f"nearly empty: {number} word{'s' * (number != 1)} (limit {limit})" if number < limit else None
 
 
 def _other_language(text: str, wanted: str | None) -> str | None:
-    if wanted is None or num_words(text) < MIN_WORDS_FOR_LANGUAGE:
+    if wanted is None or num_words(text, MIN_WORDS_FOR_LANGUAGE) < MIN_WORDS_FOR_LANGUAGE:
         return None
     found, _ = _identifier().classify(text)
     return None if found in (wanted, "und") else f"language: {found} by py3langid (wanted {wanted})"
@@ -89,10 +95,14 @@ def _no_correction(text: str, judge: RulesJudge) -> str | None:
     return None if verdict == "yes" else f"correction: {said[verdict]} by {judge.version} (it must)"
 
 
-def num_words(text: str) -> int:
-    """Words that hold a letter or digit; in scripts without spaces each character is one."""
+def num_words(text: str, most: int | None = None) -> int:
+    """Words that hold a letter or digit; in scripts without spaces each character is one.
+
+    Args:
+        most: count no further, where it only matters whether there are so many; the number may then be larger.
+    """
     if not UNSPACED.search(text):
-        return len(WORD.findall(text))
+        return sum(1 for _ in islice(WORD.finditer(text), most))
     tokens = (token for token in text.split() if any(map(str.isalnum, token)))
     return sum(len(UNSPACED.findall(token)) or 1 for token in tokens)
 
@@ -109,7 +119,10 @@ def repeated_share(text: str) -> float:
     without spaces is read character by character: scripts that have none, words of more than 20 characters, and
     texts of one or two words.
     """
-    units = _units(text)
+    return _share(_units(text))
+
+
+def _share(units: Sequence[str]) -> float:
     length = min(LONGEST_NGRAM, max(1, len(units) // 4))
     return sum(_repeats(units, length)) / len(units) if units else 0.0
 
@@ -130,7 +143,7 @@ def _repeats(units: Sequence[str], length: int) -> list[bool]:
 
 def _units(text: str) -> list[str]:
     tokens = text.casefold().split()
-    words = [word for token in tokens if (word := token if token.isalnum() else _word(token))] or tokens
+    words = [word for word in map(_word, tokens) if word] or tokens
     longest = LONG_WORD_CHARS if len(tokens) > 2 else 0
     if words and max(map(len, words)) <= longest and not UNSPACED.search(text):
         return words
@@ -138,8 +151,9 @@ def _units(text: str) -> list[str]:
     return [unit for units in apart for unit in units]
 
 
+@lru_cache(maxsize=1 << 16)
 def _word(token: str) -> str:
-    """A token without the punctuation around it, or nothing where it is the mark of a list."""
+    """A token without the punctuation around it, or nothing where it is the mark of a list; kept, as words recur."""
     return "" if LIST_MARK.fullmatch(token) else token.strip(PUNCTUATION) or token
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from trimtab.artifacts import write_text
 from trimtab.config import InputError
 from trimtab.files import AnyPath, is_file
+from trimtab.near_duplicates import Sketches
 from trimtab.schemas import CONTENT_CHARS, Quarantined, Request, read_rows, write_rows
-from trimtab.sources import SourceConfig, near_duplicates, read_requests, split_requests
+from trimtab.sources import SourceConfig, read_requests, split_requests
 from trimtab.synthesis.passes import GeneratingRecipe
 from trimtab.synthesis.recipes import self_critique
 from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe, keep
@@ -32,9 +33,10 @@ def select(recipe: GeneratingRecipe) -> Selected:
         requests, bad = self_critique.training_requests(recipe)
         return requests, bad, {}
     requests, bad = read_requests(recipe.source)
-    training, _ = split_requests(requests, recipe.source)
+    sketches = Sketches()
+    training, _ = split_requests(requests, recipe.source, sketches)
     passing = [request for request in training if keep(request, recipe)]
-    kept, repeats = _without_near_duplicates(passing, recipe.near_duplicates)
+    kept, repeats = _without_near_duplicates(passing, recipe.near_duplicates, sketches)
     refuse_none(kept, recipe.source, len(training), f"lower recipe.min_words ({recipe.min_words})")
     counts = {"training_requests": len(training), "near_duplicates": len(repeats)}
     return kept[: recipe.num_requests], [*bad, *repeats], counts
@@ -48,11 +50,11 @@ def refuse_none(kept: Sequence[Request], source: SourceConfig, num_before: int, 
 
 
 def _without_near_duplicates(
-    requests: list[Request], threshold: float | None
+    requests: list[Request], threshold: float | None, sketches: Sketches
 ) -> tuple[list[Request], list[Quarantined]]:
     if threshold is None:
         return requests, []
-    first = near_duplicates([request.prompt for request in requests], threshold)
+    first = sketches.first_places([request.prompt for request in requests], threshold)
     repeats = [
         Quarantined(source_row=request.source_row, id=request.id, content=request.prompt[:CONTENT_CHARS],
                     reason=f"prompt is a near-duplicate of row {requests[place].source_row + 1}")

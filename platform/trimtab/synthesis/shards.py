@@ -46,13 +46,17 @@ class ShardWork:
     files: FilesOf = field(default_factory=dict)
 
 
-def over_shards(work: Callable[[int], Result], shards: Sequence[int], label: str) -> list[Result]:
-    """``work`` of every shard, in Ray tasks where there are more than a few; results in the shards' order."""
+def over_shards(work: Callable[[int], Result], shards: Sequence[int], label: str, num_cpus: int = 1) -> list[Result]:
+    """``work`` of every shard, in Ray tasks where there are more than a few; results in the shards' order.
+
+    Args:
+        num_cpus: what each task asks of Ray.
+    """
     if len(shards) <= FEW_SHARDS:
         return [work(shard) for shard in shards]
     import ray
 
-    task = ray.remote(work_on).options(name=label)
+    task = ray.remote(work_on).options(name=label, num_cpus=num_cpus)
     shared = ray.put(work)
     waiting = {task.remote(shared, shard): shard for shard in shards}
     done: dict[int, Result] = {}

@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from trimtab.judging import RulesJudge, course_corrects, is_safe
+from trimtab.near_duplicates import normalize
 from trimtab.schemas import RankedGroup, Response, make_id
-from trimtab.sources import normalize
 from trimtab.stats import LEVEL, Estimate, wilson
 
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}

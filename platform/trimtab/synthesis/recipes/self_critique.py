@@ -18,12 +18,12 @@ from pydantic import Field, model_validator
 
 from trimtab.config import Config, InputError, placement
 from trimtab.files import AnyPath, Location
+from trimtab.near_duplicates import normalize
 from trimtab.safety import DEFAULT_PRESET, SafetyConfig
 from trimtab.schemas import CONTENT_CHARS, Generation, PlanRow, Quarantined, RankedGroup, Request, Response, make_id
 from trimtab.sources import (
     FIELDS,
     SourceConfig,
-    normalize,
     read_json_rows,
     read_requests,
     refuse_too_many_bad,
