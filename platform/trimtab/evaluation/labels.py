@@ -1,7 +1,8 @@
 """Labelled texts: what a row of labels is, how a file of them is read, and what of training's triggers a text holds.
 
 The shipped labels (``data/labels/``, with the rule they were given by) have two halves: ``dev``, on which rules are
-written, and ``held_out``, which is only looked at when they are done.
+written, and ``held_out``, which is only looked at when they are done. ``course_corrects_fresh.jsonl`` beside them holds
+``fresh`` ones, made later and blind to the rules: what rules are measured on that were written on both halves.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from trimtab.near_duplicates import normalize
 from trimtab.schemas import CONTENT_CHARS, Quarantined, Row, make_id, reason_of
 from trimtab.sources import read_json_rows, refuse_too_many_bad
 
-Half = Literal["dev", "held_out"]
+Half = Literal["dev", "held_out", "fresh"]
 SHIPPED_LABELS = SHIPPED / "labels" / "course_corrects.jsonl"
 HALF_SEED = 0
 RUN_WORDS = 4
@@ -41,7 +42,7 @@ class Label(Row):
     trigger_free: bool | None = None
     """Whether the text uses none of training's triggers; none: it is looked for."""
     half: Half | None = None
-    """``dev`` for writing rules, ``held_out`` for measuring them; none: neither."""
+    """``dev`` for writing rules, ``held_out`` and ``fresh`` for measuring them; none: neither."""
     source: str = ""
     """Where the text or its label comes from."""
 
