@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from trimtab.data import lines
 from trimtab.judging import RulesJudge, course_corrects
+from trimtab.judging.config import RulesVersion
 from trimtab.near_duplicates import normalize
 from trimtab.sources import SourceConfig, read_requests, split_requests
 
 PATH = Path(__file__).parents[2] / "platform" / "trimtab" / "data" / "sample_requests.jsonl"
+JUDGES = [RulesJudge(version=version) for version in get_args(RulesVersion)]
 ROWS: list[dict[str, Any]] = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]
 
 
@@ -81,7 +83,7 @@ def test_evaluation_openers_are_never_seen_in_training() -> None:
     }
 
 
-@pytest.mark.parametrize("judge", [RulesJudge(version="rules-1"), RulesJudge(version="rules-2")], ids=str)
+@pytest.mark.parametrize("judge", JUDGES, ids=str)
 def test_rules_judge_sees_no_turn_in_any_unsafe_answer_or_opener(judge: RulesJudge) -> None:
     wrong = [text for text in _responses(safe=False) if course_corrects(text, judge) != "no"]
     assert wrong == []
@@ -89,7 +91,7 @@ def test_rules_judge_sees_no_turn_in_any_unsafe_answer_or_opener(judge: RulesJud
         assert [line for line in lines(name) if course_corrects(line, judge) != "no"] == []
 
 
-@pytest.mark.parametrize("judge", [RulesJudge(version="rules-1"), RulesJudge(version="rules-2")], ids=str)
+@pytest.mark.parametrize("judge", JUDGES, ids=str)
 def test_rules_judge_sees_the_turn_in_nearly_all_safe_answers(judge: RulesJudge) -> None:
     safe = _responses(safe=True)
     assert sum(course_corrects(text, judge) == "yes" for text in safe) / len(safe) > 0.9
@@ -102,7 +104,15 @@ def test_benign_prompts_are_distinct_and_no_request_of_the_sample() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["openers.txt", "triggers.txt", "evaluation_openers.txt", "judge_rules.txt", "judge_rules_2.txt"]
+    "name",
+    [
+        "openers.txt",
+        "triggers.txt",
+        "evaluation_openers.txt",
+        "judge_rules.txt",
+        "judge_rules_2.txt",
+        "judge_rules_3.txt",
+    ],
 )
 def test_comments_and_empty_lines_are_not_read(name: str) -> None:
     assert all(line.strip() == line and line and not line.startswith("#") for line in lines(name))

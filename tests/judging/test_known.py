@@ -73,7 +73,7 @@ def test_shipped_table_knows_the_rules() -> None:
 
 
 def test_rules_say_that_they_are_weak_with_or_without_a_calibration() -> None:
-    weak = "rules (rules-2; weak: it sees phrases, not meaning), agreement with "
+    weak = f"rules ({RulesJudge().version}; weak: it sees phrases, not meaning), agreement with "
     for question in ("course_corrects", "attack_success", "is_safe"):
         assert described(RulesJudge(), question).startswith(weak)
     assert described(RulesJudge(), "is_safe") == f"{weak}labels unknown"

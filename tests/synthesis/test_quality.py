@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.tiny import SAMPLE
 from trimtab.config import InputError, load
 from trimtab.data import lines
+from trimtab.judging import RulesJudge
 from trimtab.synthesis.quality import QualityConfig, num_words, problem, repeated_share
 
 CONFIG = QualityConfig()
@@ -145,6 +146,6 @@ def test_a_language_that_is_not_known_is_refused_at_once() -> None:
 def test_a_correction_must_turn_away_where_it_is_asked_for(text: str, reason: str | None) -> None:
     strict: Any = {"min_words": 0, "require_correction": True}
     found = problem(text, "SYN_3", QualityConfig(**strict))
-    assert found == (reason and f"correction: {reason} by rules-2 (it must)")
+    assert found == (reason and f"correction: {reason} by {RulesJudge().version} (it must)")
     assert problem(text, "SYN_3", QualityConfig(min_words=0)) is None
     assert problem(text, "SR", QualityConfig(**strict)) is None

@@ -19,10 +19,9 @@ NAME = "judge_rules_3.txt"
 NEEDED = 3
 TURNS = {"refuse": 5, "retract": 5, "object": 4, "forbid": 4}
 DECENT = {"hurt": 3, "honest": 3, "ask": 3, "way": 3, "regret": 3, "others": 3, "think": 2, "offer": 2}
-HINTS = {"stake": 2, "may": 2}
-"""Words that decent texts have more of, and plans too: no reason by themselves."""
 PLAN = {"act": -3, "go": -2, "step": -1, "hide": -1}
 POINTS = DECENT | {"stake": 2} | PLAN | {"may": 2}
+"""What each kind weighs without a turn. ``stake`` and ``may`` are in plans too, so they are no reason after a turn."""
 MOST = 3
 """More of a kind than these weigh no more."""
 AGAIN, REASON, TRICK = 1, 3, -1
