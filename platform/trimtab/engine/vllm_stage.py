@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from functools import partial
@@ -31,7 +32,7 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
         runtime_env={"env_vars": engine_env(engine)},
         placement_group_config={"bundles": bundles(engine)},
         batch_size=engine.rows_per_batch,
-        max_concurrent_batches=engine.num_concurrent_batches,
+        max_concurrent_batches=num_batches(engine),
         concurrency=(engine.num_actors, engine.max_actors or engine.num_actors),
         should_continue_on_error=True,
         log_engine_metrics=True,
@@ -42,6 +43,11 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
         preprocess_map_kwargs=LIGHT, postprocess_map_kwargs=LIGHT,
     )  # fmt: skip
     return processor(rows).map(_to_generation, **LIGHT)
+
+
+def num_batches(engine: VLLMEngine) -> int:
+    """Batches in flight in one actor."""
+    return engine.num_concurrent_batches or max(2, math.ceil(2 * engine.max_num_seqs / engine.rows_per_batch))
 
 
 def bundles(engine: VLLMEngine) -> list[dict[str, float]]:
