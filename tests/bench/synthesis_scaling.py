@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench._training import MODEL
-from tests.bench.synthesis_engine import synthesized
+from tests.bench.synthesis_engine import NUM_REQUESTS, synthesized
 from trimtab.console import quiet, say
 from trimtab.engine import VLLMEngine
 
-NUM_REQUESTS = 48
 ONE = VLLMEngine(cores_per_actor=1, kv_cache_gib=1)
 TWO = VLLMEngine(cores_per_actor=1, kv_cache_gib=1, num_actors=2)
 ASSUMED = {

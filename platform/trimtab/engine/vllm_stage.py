@@ -25,10 +25,12 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
     """Plan rows to generations, by vLLM actors: token ids in, text out."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    budget = OFFLINE_BATCHED_TOKENS["gpu" if engine.accelerators else "cpu"]
+    # Nobody reads along: an answer is put together once, at its end.
+    offline = {"max_num_batched_tokens": OFFLINE_BATCHED_TOKENS["gpu" if engine.accelerators else "cpu"],
+               "stream_interval": engine.max_model_len}  # fmt: skip
     config = vLLMEngineProcessorConfig(
         model_source=str(model),
-        engine_kwargs={"max_num_batched_tokens": budget} | engine_kwargs(engine),
+        engine_kwargs=offline | engine_kwargs(engine),
         runtime_env={"env_vars": engine_env(engine)},
         placement_group_config={"bundles": bundles(engine)},
         batch_size=engine.rows_per_batch,
