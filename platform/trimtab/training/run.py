@@ -141,9 +141,13 @@ def prepare(config: TrainingConfig, folder: Path, output: Path) -> Prepared:
         prepared = Prepared(train, validation, **values)
     else:
         prepared = Prepared()
-        write_groups(output / "groups.arrow", tokenized(config, Chat.from_folder(str(folder)), prepared))
-        if not prepared.train:
-            raise InputError("max_length", config.max_length, "leaves no group", "raise it or give shorter prompts")
+        groups = output / "groups.arrow"
+        write_groups(groups, tokenized(config, Chat.from_folder(str(folder)), prepared))
+        try:
+            _refuse_nothing(config, prepared)
+        except InputError:
+            groups.unlink()  # so that the folder is free for the settings that the message asks for
+            raise
         write_text(summary, json.dumps(asdict(prepared)))
     _write_plans(config, prepared, output)
     (output / BAD_LOSS).unlink(missing_ok=True)
@@ -151,6 +155,15 @@ def prepare(config: TrainingConfig, folder: Path, output: Path) -> Prepared:
     say(f"  {len(prepared.train)} groups, {len(prepared.validation)} for validation; "
         f"{prepared.truncated_responses} responses cut, {prepared.dropped_groups} groups dropped{forged}")  # fmt: skip
     return prepared
+
+
+def _refuse_nothing(config: TrainingConfig, prepared: Prepared) -> None:
+    if not prepared.train:
+        raise InputError("max_length", config.max_length, "leaves no group", "raise it or give shorter prompts")
+    if not steps_of(prepared.train, config.num_train_epochs, config.groups_per_step, config.seed):
+        raise InputError("data", [part.weight for part in config.parts], "these weights draw no group", "raise them")
+    if config.validation.share and not prepared.validation:
+        raise InputError("validation.share", config.validation.share, "leaves no group to validate on", "raise it")
 
 
 def _write_plans(config: TrainingConfig, prepared: Prepared, output: Path) -> None:
@@ -164,10 +177,6 @@ def _write_plans(config: TrainingConfig, prepared: Prepared, output: Path) -> No
                 problem = f"the checkpoints here were made with {before[name]}"
                 raise InputError(name, value, problem, "use that, or choose another output")
     steps = steps_of(prepared.train, config.num_train_epochs, config.groups_per_step, config.seed)
-    if not steps:
-        raise InputError("data", [part.weight for part in config.parts], "these weights draw no group", "raise them")
-    if config.validation.share and not prepared.validation:
-        raise InputError("validation.share", config.validation.share, "leaves no group to validate on", "raise it")
     write_plan(output / "plan.parquet", make_plan(steps, config.num_workers, config.max_tokens)[0])
     validation = [prepared.validation] if prepared.validation else []
     write_plan(output / "validation_plan.parquet", make_plan(validation, config.num_workers, config.max_tokens)[0])
