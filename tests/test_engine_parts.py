@@ -13,7 +13,7 @@ from trimtab.engine import VLLMEngine, engine_env, engine_kwargs
 from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
 from trimtab.engine.run import _verify
 from trimtab.engine.telemetry import _samples
-from trimtab.engine.vllm_stage import num_batches
+from trimtab.engine.vllm_stage import num_batches, num_light_tasks
 from trimtab.files import AnyPath, files_in
 from trimtab.schemas import Generation, write_rows, write_table
 
@@ -121,3 +121,8 @@ def test_batches_in_flight_hold_the_engines_sequences_twice_over() -> None:
     assert num_batches(VLLMEngine(max_num_seqs=10, rows_per_batch=7)) == 3
     assert num_batches(VLLMEngine(max_num_seqs=4, rows_per_batch=128)) == 2
     assert num_batches(VLLMEngine(num_concurrent_batches=1)) == 1
+
+
+def test_cheap_stages_grow_with_the_engines() -> None:
+    numbers = [num_light_tasks(VLLMEngine(num_actors=1, max_actors=most)) for most in (None, 8, 64)]
+    assert numbers == [2, 3, 10]

@@ -16,6 +16,7 @@ from trimtab.engine.config import VLLMEngine
 # costs seconds of imports: a small share of a CPU each, and few of them.
 LIGHT_CPUS, LIGHT_TASKS = {"num_cpus": 0.1}, 2
 LIGHT = {**LIGHT_CPUS, "concurrency": LIGHT_TASKS}
+ACTORS_PER_LIGHT_TASK = 8  # a task renders and tokenizes some 1,000 rows a second, a large GPU's engine asks for 30
 
 # What ``vllm.LLM`` takes; the asynchronous engine, which Ray Data runs, would take a server's 2048.
 OFFLINE_BATCHED_TOKENS = {"cpu": 4096, "gpu": 8192}
@@ -28,6 +29,7 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
     # Nobody reads along: an answer is put together once, at its end.
     offline = {"max_num_batched_tokens": OFFLINE_BATCHED_TOKENS["gpu" if engine.accelerators else "cpu"],
                "stream_interval": engine.max_model_len}  # fmt: skip
+    light = LIGHT | {"concurrency": num_light_tasks(engine)}
     config = vLLMEngineProcessorConfig(
         model_source=str(model),
         engine_kwargs=offline | engine_kwargs(engine),
@@ -42,14 +44,19 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
     )  # fmt: skip
     processor = build_processor(
         config, preprocess=partial(_to_engine_row, str(model)),
-        preprocess_map_kwargs=LIGHT, postprocess_map_kwargs=LIGHT,
+        preprocess_map_kwargs=light, postprocess_map_kwargs=light,
     )  # fmt: skip
-    return processor(rows).map(_to_generation, **LIGHT)
+    return processor(rows).map(_to_generation, **light)
 
 
 def num_batches(engine: VLLMEngine) -> int:
     """Batches in flight in one actor."""
     return engine.num_concurrent_batches or max(2, math.ceil(2 * engine.max_num_seqs / engine.rows_per_batch))
+
+
+def num_light_tasks(engine: VLLMEngine) -> int:
+    """Tasks of each cheap stage around the engines."""
+    return LIGHT_TASKS + (engine.max_actors or engine.num_actors) // ACTORS_PER_LIGHT_TASK
 
 
 def bundles(engine: VLLMEngine) -> list[dict[str, float]]:
