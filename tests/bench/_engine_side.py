@@ -11,6 +11,7 @@ from typing import Any
 
 from trimtab.chat import Chat
 from trimtab.engine import VLLMEngine, engine_env, engine_kwargs
+from trimtab.engine.vllm_stage import HUGE_PAGES
 from trimtab.schemas import PlanRow, read_rows
 
 HF_BATCH = 40
@@ -31,21 +32,23 @@ def main() -> None:
 
 
 def _vllm(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngine) -> dict[str, Any]:
-    """``vllm.LLM`` as it is, in the environment of our own actor: the same cores and cache space, eager, same dtype."""
+    """``vllm.LLM`` as it is, on the same cores and with the same cache space as our own actor, eager, same dtype."""
     kept = ("max_model_len", "dtype", "enforce_eager", "seed")
-    return _llm(prompts, max_tokens, model, engine, {name: engine_kwargs(engine)[name] for name in kept})
+    arguments = {name: engine_kwargs(engine)[name] for name in kept}
+    env = {name: value for name, value in engine_env(engine).items() if name not in HUGE_PAGES}
+    return _llm(prompts, max_tokens, model, env, arguments)
 
 
 def _vllm_ours(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngine) -> dict[str, Any]:
     """``vllm.LLM`` with all arguments of our own actor: what Ray and the stages around the engine cost."""
-    return _llm(prompts, max_tokens, model, engine, engine_kwargs(engine))
+    return _llm(prompts, max_tokens, model, engine_env(engine), engine_kwargs(engine))
 
 
 def _llm(
-    prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngine, arguments: dict[str, Any]
+    prompts: list[list[int]], max_tokens: int, model: str, env: dict[str, str], arguments: dict[str, Any]
 ) -> dict[str, Any]:
     """Rate of ``vllm.LLM`` on all prompts; loading and warm-up left out."""
-    os.environ |= engine_env(engine)
+    os.environ |= env
     from vllm import LLM, SamplingParams
 
     llm = LLM(model=model, **arguments)

