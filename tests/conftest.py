@@ -22,8 +22,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if "PYTEST_XDIST_WORKER" in os.environ:  # read when torch is imported: processes side by side take a core each
     os.environ["OMP_NUM_THREADS"] = "1"
 
-# Of 100 examples: the fast tests are to take less than 30 s.
-settings.register_profile("trimtab", deadline=None, database=None, max_examples=60)
+settings.register_profile("trimtab", deadline=None, database=None)
 settings.load_profile("trimtab")
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.quality import QualityConfig
 from trimtab.synthesis.recipes.course_correction import CourseCorrectionRecipe
 
-NUM_REQUESTS = 155  # all that the sample has for training
+NUM_REQUESTS = 155  # all of the published subset's for training
 ENGINE = VLLMEngine()
 ANY_TEXT = QualityConfig(min_words=0, max_repeated_share=None)
 

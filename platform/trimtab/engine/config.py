@@ -48,6 +48,11 @@ class VLLMEngine(Config):
     engine_kwargs: dict[str, Any] = placement(default_factory=dict)
     """Further arguments for vLLM, as they are."""
 
+    @property
+    def most_actors(self) -> int:
+        """Actors of the pool when it is largest."""
+        return self.max_actors or self.num_actors
+
 
 class OpenAIEngine(Config):
     """An OpenAI-compatible chat endpoint."""

@@ -16,10 +16,10 @@ from trimtab.engine.config import VLLMEngine
 # costs seconds of imports: a small share of a CPU each, and few of them.
 LIGHT_CPUS, LIGHT_TASKS = {"num_cpus": 0.1}, 2
 LIGHT = {**LIGHT_CPUS, "concurrency": LIGHT_TASKS}
-# torch asks the kernel for huge pages where it gives them to those who ask ("madvise"): some 5 to 15 % more tokens a second.
-HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 ACTORS_PER_LIGHT_TASK = 8  # a task renders and tokenizes some 1,000 rows a second, a large GPU's engine asks for 30
 
+# torch asks the kernel for huge pages where it gives them to those who ask ("madvise"): 5 to 15 % more tokens a second.
+HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 # What ``vllm.LLM`` takes; the asynchronous engine, which Ray Data runs, would take a server's 2048.
 OFFLINE_BATCHED_TOKENS = {"cpu": 4096, "gpu": 8192}
 
@@ -39,7 +39,7 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
         placement_group_config={"bundles": bundles(engine)},
         batch_size=engine.rows_per_batch,
         max_concurrent_batches=num_batches(engine),
-        concurrency=(engine.num_actors, engine.max_actors or engine.num_actors),
+        concurrency=(engine.num_actors, engine.most_actors),
         should_continue_on_error=True,
         log_engine_metrics=True,
         chat_template_stage=False, tokenize_stage=False, detokenize_stage=False,
@@ -58,7 +58,7 @@ def num_batches(engine: VLLMEngine) -> int:
 
 def num_light_tasks(engine: VLLMEngine) -> int:
     """Tasks of each cheap stage around the engines."""
-    return LIGHT_TASKS + (engine.max_actors or engine.num_actors) // ACTORS_PER_LIGHT_TASK
+    return LIGHT_TASKS + engine.most_actors // ACTORS_PER_LIGHT_TASK
 
 
 def bundles(engine: VLLMEngine) -> list[dict[str, float]]:
@@ -94,13 +94,12 @@ def engine_env(engine: VLLMEngine) -> dict[str, str]:
     env = {"HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if engine.accelerators:
         return env
-    cores, most = len(os.sched_getaffinity(0)), engine.max_actors or engine.num_actors
-    mine = min(cores, engine.cores_per_actor or max(1, cores // most))
+    cores = len(os.sched_getaffinity(0))
+    mine = min(cores, engine.cores_per_actor or max(1, cores // engine.most_actors))
     bound = f"0-{mine - 1}" if mine > 1 else "0"
     # Engines that share a machine must not be bound: they would all take the same cores.
-    env |= HUGE_PAGES
     env["VLLM_CPU_OMP_THREADS_BIND"] = bound if mine == cores else "nobind"
-    return env | {"VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib), "OMP_NUM_THREADS": str(mine)}
+    return env | HUGE_PAGES | {"VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib), "OMP_NUM_THREADS": str(mine)}
 
 
 def _to_engine_row(model: str, row: dict[str, Any]) -> dict[str, Any]:
