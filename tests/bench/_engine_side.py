@@ -21,9 +21,12 @@ NUM_WARM_UP = 8
 
 
 def main() -> None:
-    """JSON arguments: ``side`` (one of MAKE), ``plan`` (folder of rows), ``model`` (folder), ``engine`` (config)."""
+    """JSON arguments: ``side`` (one of MAKE), ``plan`` (folder of rows), ``model`` (folder), ``engine`` (config).
+
+    With ``part`` and ``rows`` it takes every ``rows``-th row of the plan, from ``part`` on.
+    """
     given = json.loads(sys.argv[1])
-    rows = read_rows(Path(given["plan"]), PlanRow)
+    rows = read_rows(Path(given["plan"]), PlanRow)[given.get("part", 0) :: given.get("rows", 1)]
     chat = Chat.from_folder(given["model"])
     prompts = [chat.prompt_ids(row.system, row.prompt, row.prefill) for row in rows]
     engine = VLLMEngine.model_validate(given["engine"])
