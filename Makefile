@@ -85,9 +85,10 @@ setup: ## make or refresh .venv; EXTRA=cpu|gpu, PYTHON=python3.11
 demo: setup ## the whole pipeline on a laptop; DATA=path of your own requests
 	$(BIN)/python jobs/run_pipeline.py --config jobs/configs/demo.yaml $(if $(DATA),--set data=$(DATA) --set output=runs/demo-$(basename $(notdir $(DATA))))
 
-# Two processes, each with a Ray of its own: most of a slow test is one process that imports or compiles.
+# Two processes, each with a Ray of its own: most of a slow test is one process that imports or compiles. The files go to
+# them in the order of tests/slow/conftest.py, the longest first.
 test: setup ## every test
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup ## the tests that need no Ray, model, server, browser or shared data
 	$(BIN)/python -m pytest tests -m "not slow and not shared and not browser" -n 2 --dist worksteal

@@ -13,7 +13,7 @@ from trimtab.engine import VLLMEngine, engine_env, engine_kwargs
 from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
 from trimtab.engine.run import _verify
 from trimtab.engine.telemetry import _samples
-from trimtab.engine.vllm_stage import _to_engine_row
+from trimtab.engine.vllm_stage import _to_engine_row, num_batches, num_light_tasks
 from trimtab.files import AnyPath, files_in
 from trimtab.schemas import Generation, PlanRow, write_rows, write_table
 
@@ -124,3 +124,15 @@ def test_engine_is_bound_only_where_it_has_all_cores_and_is_told_its_threads() -
 def test_token_budget_is_vllms_own_unless_given() -> None:
     assert "max_num_batched_tokens" not in engine_kwargs(VLLMEngine())
     assert engine_kwargs(VLLMEngine(max_num_batched_tokens=64))["max_num_batched_tokens"] == 64
+
+
+def test_batches_in_flight_hold_the_engines_sequences_twice_over() -> None:
+    assert num_batches(VLLMEngine(max_num_seqs=256, rows_per_batch=32)) == 16
+    assert num_batches(VLLMEngine(max_num_seqs=10, rows_per_batch=7)) == 3
+    assert num_batches(VLLMEngine(max_num_seqs=4, rows_per_batch=128)) == 2
+    assert num_batches(VLLMEngine(num_concurrent_batches=1)) == 1
+
+
+def test_cheap_stages_grow_with_the_engines() -> None:
+    numbers = [num_light_tasks(VLLMEngine(num_actors=1, max_actors=most)) for most in (None, 8, 64)]
+    assert numbers == [2, 3, 10]

@@ -19,8 +19,11 @@ RAY_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Ray's own settings, wherever it runs."""
-LOCAL_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-"""Those of a local Ray, whose only node nobody takes away: a process less."""
+LOCAL_ENV = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes the only node away: a process less
+    "REPORTER_UPDATE_INTERVAL_MS": "15000",  # of 5 s: each look at the processes costs some 100 ms of a core
+}
+"""Those of a local Ray, which shares its cores with the work."""
 
 
 class RayConfig(Config):

@@ -40,7 +40,10 @@ class Row(BaseModel):
 
 def reason_of(error: ValueError) -> str:
     """One line on why a row can't be used."""
-    return str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return str(first.get("ctx", {}).get("error", first["msg"]))  # our own words without pydantic's "Value error, "
 
 
 class Request(Row):

@@ -11,29 +11,50 @@ from typing import Any
 
 from trimtab.chat import Chat
 from trimtab.engine import VLLMEngine, engine_env, engine_kwargs
+from trimtab.engine.vllm_stage import HUGE_PAGES
 from trimtab.schemas import PlanRow, read_rows
 
 HF_BATCH = 40
+HF_ROWS = 240
+"""So many rows are enough for a steady rate of ``generate``, which takes three times as long."""
 NUM_WARM_UP = 8
 
 
 def main() -> None:
-    """JSON arguments: ``side`` (vllm or hf), ``plan`` (folder of rows), ``model`` (folder), ``engine`` (config)."""
+    """JSON arguments: ``side`` (one of MAKE), ``plan`` (folder of rows), ``model`` (folder), ``engine`` (config).
+
+    With ``part`` and ``rows`` it takes every ``rows``-th row of the plan, from ``part`` on.
+    """
     given = json.loads(sys.argv[1])
-    rows = read_rows(Path(given["plan"]), PlanRow)
+    rows = read_rows(Path(given["plan"]), PlanRow)[given.get("part", 0) :: given.get("rows", 1)]
     chat = Chat.from_folder(given["model"])
     prompts = [chat.prompt_ids(row.system, row.prompt, row.prefill) for row in rows]
     engine = VLLMEngine.model_validate(given["engine"])
-    made = {"vllm": _vllm, "hf": _hf}[given["side"]](prompts, rows[0].max_tokens, given["model"], engine)
-    print(json.dumps(made | {"rows": len(rows), "tokens_per_s": made["tokens"] / made["seconds"]}))
+    made = MAKE[given["side"]](prompts, rows[0].max_tokens, given["model"], engine)
+    print(json.dumps(made | {"tokens_per_s": made["tokens"] / made["seconds"]}))
 
 
 def _vllm(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngine) -> dict[str, Any]:
-    """``vllm.LLM`` with the arguments and the environment of our own actor; loading and warm-up left out."""
-    os.environ |= engine_env(engine)
+    """``vllm.LLM`` as it is, on the same cores and with the same cache space as our own actor, eager, same dtype."""
+    kept = ("max_model_len", "dtype", "enforce_eager", "seed")
+    arguments = {name: engine_kwargs(engine)[name] for name in kept}
+    env = {name: value for name, value in engine_env(engine).items() if name not in HUGE_PAGES}
+    return _llm(prompts, max_tokens, model, env, arguments)
+
+
+def _vllm_ours(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngine) -> dict[str, Any]:
+    """``vllm.LLM`` with all arguments of our own actor: what Ray and the stages around the engine cost."""
+    return _llm(prompts, max_tokens, model, engine_env(engine), engine_kwargs(engine))
+
+
+def _llm(
+    prompts: list[list[int]], max_tokens: int, model: str, env: dict[str, str], arguments: dict[str, Any]
+) -> dict[str, Any]:
+    """Rate of ``vllm.LLM`` on all prompts; loading and warm-up left out."""
+    os.environ |= env
     from vllm import LLM, SamplingParams
 
-    llm = LLM(model=model, **engine_kwargs(engine))
+    llm = LLM(model=model, **arguments)
     sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
     inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
     llm.generate(inputs[:NUM_WARM_UP], sampling, use_tqdm=False)
@@ -41,7 +62,7 @@ def _vllm(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEng
     started = time.perf_counter()
     done = llm.generate(inputs, sampling, use_tqdm=False)
     seconds = time.perf_counter() - started
-    return {"tokens": sum(len(row.outputs[0].token_ids) for row in done), "seconds": seconds}
+    return {"tokens": sum(len(row.outputs[0].token_ids) for row in done), "seconds": seconds, "rows": len(done)}
 
 
 def _hf(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngine) -> dict[str, Any]:
@@ -52,7 +73,7 @@ def _hf(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngin
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
-    tokens = 0
+    tokens, prompts = 0, prompts[:HF_ROWS]
     with torch.inference_mode():
         network.generate(torch.tensor([prompts[0]]), max_new_tokens=4, do_sample=False)
         started = time.perf_counter()
@@ -62,12 +83,15 @@ def _hf(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngin
             written = out[:, batch["input_ids"].shape[1] :].tolist()
             tokens += sum(_num_written(ids, tokenizer.eos_token_id) for ids in written)
         seconds = time.perf_counter() - started
-    return {"tokens": tokens, "seconds": seconds}
+    return {"tokens": tokens, "seconds": seconds, "rows": len(prompts)}
 
 
 def _num_written(ids: list[int], end: int) -> int:
     """Tokens up to the end of the turn, that one included, without the padding behind it."""
     return ids.index(end) + 1 if end in ids else len(ids)
+
+
+MAKE = {"vllm": _vllm, "vllm_with_our_arguments": _vllm_ours, "hf": _hf}
 
 
 if __name__ == "__main__":

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.bench._training import MODEL
-from tests.bench.synthesis_engine import synthesized
+import numpy as np
+import pyarrow.dataset as pads
+
+from tests.bench._training import MODEL, side
+from tests.bench.synthesis_engine import NUM_REQUESTS, synthesized
+from trimtab import models
 from trimtab.console import quiet, say
 from trimtab.engine import VLLMEngine
 
-NUM_REQUESTS = 48
-ONE = VLLMEngine(cores_per_actor=1, kv_cache_gib=1)
-TWO = VLLMEngine(cores_per_actor=1, kv_cache_gib=1, num_actors=2)
+# An actor holds twice ``max_num_seqs`` rows: so few that the engine that is up first can't take the whole plan.
+ONE = VLLMEngine(cores_per_actor=1, kv_cache_gib=1, max_num_seqs=64, rows_per_batch=16)
+TWO = ONE.model_copy(update={"num_actors": 2})
 ASSUMED = {
     "generations": 250_000,
     "new_tokens": 128,
@@ -26,12 +31,21 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
     """Scaling efficiency, and the table."""
     rates = {}
     with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch, quiet(Path(scratch) / "log"):
+        folder = Path(scratch)
         for name, engine in (("one", ONE), ("two", TWO)):
-            rates[name], counts = synthesized(Path(scratch) / name, engine, NUM_REQUESTS)
+            _, counts = synthesized(folder / name, engine, NUM_REQUESTS)
+            rates[name] = middle_rate(folder / name / "generations")
             say(f"  {name}: {rates[name]:.0f} tokens/s")
-    efficiency = rates["two"] / (2 * rates["one"])
-    figures = {"efficiency_2_actors": efficiency, "tokens_per_s": rates}
+        for name, copies in (("one_bare", 1), ("two_bare", 2)):
+            rates[name] = _bare(folder, copies)
+            say(f"  {name}: {rates[name]:.0f} tokens/s")
+    figures = {"efficiency_2_actors": rates["two"] / (2 * rates["one"]),
+               "efficiency_2_bare_engines": rates["two_bare"] / (2 * rates["one_bare"]),
+               "tokens_per_s": rates}  # fmt: skip
     settings = {"model": MODEL, "requests": NUM_REQUESTS, "counts": counts, "one_core_each": True, "assumed": ASSUMED,
+                "engine": ONE.model_dump(mode="json"),
+                "clock": "the middle half of the rows by the time they left the engine, while all engines hold rows",
+                "bare_engines": "vllm.LLM with the same arguments, without Ray: what the machine itself allows",
                 "hours_by_gpus": {gpus: _hours(gpus) for gpus in (1, 8, 64)},
                 "note": "the hours are arithmetic on the assumptions; actors share nothing"}  # fmt: skip
     return figures, settings
@@ -40,3 +54,21 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
 def _hours(gpus: int) -> float:
     tokens = ASSUMED["generations"] * ASSUMED["new_tokens"]
     return (tokens / (ASSUMED["tokens_per_s_of_one_gpu"] * gpus) + ASSUMED["start_s"]) / 3600
+
+
+def middle_rate(generations: Path) -> float:
+    """Tokens a second between the first and the last quarter of the rows, by the time at which they left the engine."""
+    table = pads.dataset(generations).to_table(columns=["num_tokens", "finished_at"]).sort_by("finished_at")
+    tokens, ends = (table[name].to_numpy() for name in ("num_tokens", "finished_at"))
+    first, last = len(ends) // 4, 3 * len(ends) // 4
+    return float(np.sum(tokens[first + 1 : last + 1]) / (ends[last] - ends[first]))
+
+
+def _bare(folder: Path, copies: int) -> float:
+    """Tokens a second of so many processes of ``vllm.LLM`` side by side, each with every other row of the plan."""
+    given = {"plan": str(folder / "one" / "plan"), "model": str(models.fetch(MODEL)), "rows": 2,
+             "engine": TWO.model_dump(mode="json"), "side": "vllm_with_our_arguments"}  # fmt: skip
+    with ThreadPoolExecutor(copies) as pool:
+        made = pool.map(lambda part: side("tests.bench._engine_side", given | {"part": part}, folder / "side.log"),
+                        range(copies))  # fmt: skip
+        return sum(one["tokens_per_s"] for one in made)

@@ -161,17 +161,19 @@ def test_loss_that_is_no_number_names_its_groups_and_keeps_the_checkpoint(
     assert not (tmp_path / "out" / "model").exists()
 
 
-def test_adapters_switched_off_are_the_reference_and_are_written_alone_where_asked(
+def test_adapters_switched_off_are_the_reference_that_is_stored(
     tiny_model: Path, ranked_groups: Path, tmp_path: Path
 ) -> None:
-    """Adapters that stayed on would be their own reference, and the loss log 2 for ever."""
-    _train(tmp_path / "out", tiny_model, ranked_groups, lora=LoRA(r=4), num_train_epochs=1, num_workers=1,
-           reference="adapter", merge=False)  # fmt: skip
-    losses = [step["dpo_loss"] for step in read_log(tmp_path / "out" / "steps.jsonl")]
-    assert losses[0] == pytest.approx(0.693147, abs=1e-4)
-    assert losses[-1] < 0.69
-    assert not (tmp_path / "out" / "reference").exists()
-    assert {path.name for path in (tmp_path / "out" / "model").glob("adapter*")} == {
+    common = {"lora": LoRA(r=4), "num_train_epochs": 1, "num_workers": 1}
+    _train(tmp_path / "stored", tiny_model, ranked_groups, **common)
+    _train(tmp_path / "adapter", tiny_model, ranked_groups, reference="adapter", merge=False, **common)
+    losses = [
+        [step["dpo_loss"] for step in read_log(tmp_path / name / "steps.jsonl")] for name in ("stored", "adapter")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[0][-1] < losses[0][0]
+    assert not (tmp_path / "adapter" / "reference").exists()
+    assert {path.name for path in (tmp_path / "adapter" / "model").glob("adapter*")} == {
         "adapter_config.json", "adapter_model.safetensors"
     }  # fmt: skip
 

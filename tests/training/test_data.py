@@ -183,3 +183,23 @@ def test_checkpoints_of_another_number_of_workers_are_refused(tiny_tokenizer_fol
     with pytest.raises(InputError, match=r"num_workers: 1: the checkpoints here were made with 2; use that, or choose"):
         prepare(config, tiny_tokenizer_folder, output)
     assert (output / "plan.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"max_length": 16}, "max_length"),
+        ({"validation": {"share": 0.01}}, "validation.share"),
+        ({"data": ({"path": "a", "weight": 0.001},)}, "data"),
+    ],
+)
+def test_settings_that_leave_no_group_leave_nothing_behind(
+    tiny_tokenizer_folder: Path, tmp_path: Path, values: dict[str, Any], field: str
+) -> None:
+    write_rows(group_file(tmp_path / "a"), RankedGroup, [_group(number) for number in range(4)])
+    parts = [{"path": tmp_path / part["path"], "weight": part["weight"]} for part in values.pop("data", ())]
+    config, output = _config(tmp_path, data=parts or (tmp_path / "a",), **values), tmp_path / "out"
+    output.mkdir()
+    with pytest.raises(InputError, match=rf"^{field}: "):
+        prepare(config, tiny_tokenizer_folder, output)
+    assert not list(output.iterdir())

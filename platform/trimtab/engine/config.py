@@ -31,21 +31,27 @@ class VLLMEngine(Config):
     """KV-cache block in tokens; small blocks let short shared prefixes hit the cache (a multiple of 32 on CPU)."""
     kv_cache_gib: int = placement(2, ge=1)
     """CPU only: memory of the KV cache."""
-    max_num_seqs: int = placement(128, ge=1)
+    max_num_seqs: int = placement(256, ge=1)
     """Sequences decoded together."""
     max_num_batched_tokens: int | None = placement(None, ge=1)
     """Most tokens of one engine step; none: vLLM's own choice, when generating that of ``vllm.LLM`` (4096 on CPU, 8192
     on a GPU) and not the smaller one of a server."""
     rows_per_batch: int = placement(32, ge=1)
     """Rows of one Ray Data batch and of one committed file: what a crash can cost."""
-    num_concurrent_batches: int = placement(8, ge=1)
-    """Batches in flight in one actor."""
+    num_concurrent_batches: int | None = placement(None, ge=1)
+    """Batches in flight in one actor; none: as many as hold ``max_num_seqs`` rows twice over, since a batch makes room
+    for the next one only when its last row is done."""
     seed: int = 0
     """Seed of the engine's sampling; with batching, a sampled text is not exactly repeatable."""
     dtype: str = "auto"
     """Weight type, as vLLM names it."""
     engine_kwargs: dict[str, Any] = placement(default_factory=dict)
     """Further arguments for vLLM, as they are."""
+
+    @property
+    def most_actors(self) -> int:
+        """Actors of the pool when it is largest."""
+        return self.max_actors or self.num_actors
 
 
 class OpenAIEngine(Config):

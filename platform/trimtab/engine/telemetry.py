@@ -12,7 +12,7 @@ from typing import Any
 from trimtab.console import POLL_S, Progress, polling
 from trimtab.engine.parts import Parts
 
-SCRAPE_EVERY_S, LIST_EVERY_S = 10.0, 5.0
+SCRAPE_EVERY_S, LIST_EVERY_S = 30.0, 5.0
 HITS, QUERIES = "vllm_prefix_cache_hits", "vllm_prefix_cache_queries"
 
 

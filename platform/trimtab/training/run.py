@@ -134,18 +134,23 @@ def _train(
 
 def prepare(config: TrainingConfig, folder: Path, output: Path) -> Prepared:
     """Tokenize the mixture and draw the plan, or read both where an interrupted run left them."""
-    summary = output / "prepared.json"
+    groups, summary = output / "groups.arrow", output / "prepared.json"
     if summary.is_file():
         values = json.loads(summary.read_text(encoding="utf-8"))
         train, validation = ([Item(**item) for item in values.pop(side)] for side in ("train", "validation"))
         prepared = Prepared(train, validation, **values)
     else:
         prepared = Prepared()
-        write_groups(output / "groups.arrow", tokenized(config, Chat.from_folder(str(folder)), prepared))
-        if not prepared.train:
-            raise InputError("max_length", config.max_length, "leaves no group", "raise it or give shorter prompts")
+        write_groups(groups, tokenized(config, Chat.from_folder(str(folder)), prepared))
+    steps = steps_of(prepared.train, config.num_train_epochs, config.groups_per_step, config.seed)
+    if not summary.is_file():
+        try:
+            _refuse_nothing(config, prepared, steps)
+        except InputError:
+            groups.unlink()  # so that the folder is free for the settings that the message asks for
+            raise
         write_text(summary, json.dumps(asdict(prepared)))
-    _write_plans(config, prepared, output)
+    _write_plans(config, prepared, steps, output)
     (output / BAD_LOSS).unlink(missing_ok=True)
     forged = f" ({prepared.control_token_groups} hold control tokens)" if prepared.control_token_groups else ""
     say(f"  {len(prepared.train)} groups, {len(prepared.validation)} for validation; "
@@ -153,7 +158,16 @@ def prepare(config: TrainingConfig, folder: Path, output: Path) -> Prepared:
     return prepared
 
 
-def _write_plans(config: TrainingConfig, prepared: Prepared, output: Path) -> None:
+def _refuse_nothing(config: TrainingConfig, prepared: Prepared, steps: list[list[Item]]) -> None:
+    if not prepared.train:
+        raise InputError("max_length", config.max_length, "leaves no group", "raise it or give shorter prompts")
+    if not steps:
+        raise InputError("data", [part.weight for part in config.parts], "these weights draw no group", "raise them")
+    if config.validation.share and not prepared.validation:
+        raise InputError("validation.share", config.validation.share, "leaves no group to validate on", "raise it")
+
+
+def _write_plans(config: TrainingConfig, prepared: Prepared, steps: list[list[Item]], output: Path) -> None:
     """The plans for this number of workers; a run that has checkpoints can't change it."""
     shape = {"num_workers": config.num_workers, "max_tokens": config.max_tokens, "zero_stage": config.zero_stage}
     path = output / "shape.json"
@@ -163,11 +177,6 @@ def _write_plans(config: TrainingConfig, prepared: Prepared, output: Path) -> No
             if before[name] != value:
                 problem = f"the checkpoints here were made with {before[name]}"
                 raise InputError(name, value, problem, "use that, or choose another output")
-    steps = steps_of(prepared.train, config.num_train_epochs, config.groups_per_step, config.seed)
-    if not steps:
-        raise InputError("data", [part.weight for part in config.parts], "these weights draw no group", "raise them")
-    if config.validation.share and not prepared.validation:
-        raise InputError("validation.share", config.validation.share, "leaves no group to validate on", "raise it")
     write_plan(output / "plan.parquet", make_plan(steps, config.num_workers, config.max_tokens)[0])
     validation = [prepared.validation] if prepared.validation else []
     write_plan(output / "validation_plan.parquet", make_plan(validation, config.num_workers, config.max_tokens)[0])
