@@ -254,7 +254,7 @@ def test_evaluation_preset_loads(path: Path) -> None:
     elif path.stem == "ability":
         assert load(AbilityConfig, path, ["output=x"]).models
     elif path.stem.startswith("judge"):
-        assert load(CalibrationConfig, path, ["output=x"]).half == "held_out"
+        assert load(CalibrationConfig, path, ["output=x"]).half == path.stem.removeprefix("judge_")
     else:
         prefill = load(PrefillConfig, path, ["output=x"])
         refuse_what_does_not_fit(prefill)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from trimtab.config import InputError
 from trimtab.data import SHIPPED, lines
 from trimtab.evaluation.calibrate import CalibrationConfig, run
-from trimtab.evaluation.labels import is_trigger_free, read_labels
+from trimtab.evaluation.labels import FRESH_LABELS, SHIPPED_LABELS, Half, is_trigger_free, read_labels
 from trimtab.judging import RulesJudge, described
 from trimtab.judging.known import KnownAgreement, agreement_id, known_agreement, own_table
 from trimtab.schemas import Quarantined, Verdict, read_rows
@@ -152,13 +152,34 @@ def test_shipped_agreement_is_what_the_shipped_labels_give(tmp_path: Path, versi
     assert computed.model_dump(exclude={"created"}) == pytest.approx(shipped.model_dump(exclude={"created"}))
 
 
-@pytest.mark.parametrize("half", ["dev", None])
-def test_rules_are_not_known_by_the_labels_that_they_were_written_on(tmp_path: Path, half: str | None) -> None:
-    before = described(RulesJudge(), "course_corrects")
-    config = CalibrationConfig.model_validate({"output": tmp_path / "out", "half": half})
+@pytest.mark.parametrize(("version", "half"), [("rules-2", "dev"), ("rules-2", None), ("rules-3", "held_out")])
+def test_rules_are_not_known_by_the_labels_that_they_were_written_on(
+    tmp_path: Path, version: str, half: str | None
+) -> None:
+    judge = RulesJudge.model_validate({"version": version})
+    before = described(judge, "course_corrects")
+    config = CalibrationConfig.model_validate({"output": tmp_path / "out", "half": half, "judge": judge})
     assert run(config).results["judge"]["course_corrects"] == before
     assert not own_table().exists()
-    assert "held_out half" in before
+
+
+def test_half_alone_chooses_the_shipped_file(tmp_path: Path) -> None:
+    configs = {half: CalibrationConfig(output=tmp_path, half=half) for half in get_args(Half)}
+    assert {half: config.labels_file for half, config in configs.items()} == {
+        "dev": SHIPPED_LABELS, "held_out": SHIPPED_LABELS, "fresh": FRESH_LABELS,
+    }  # fmt: skip
+    assert CalibrationConfig(output=tmp_path).labels_file == SHIPPED_LABELS
+    own = CalibrationConfig(output=tmp_path, half="fresh", labels=tmp_path / "own.jsonl")
+    assert own.labels_file == tmp_path / "own.jsonl"
+
+
+def test_fresh_labels_are_what_any_rules_may_be_known_by(tmp_path: Path) -> None:
+    judge = RulesJudge(version="rules-1")
+    record = run(CalibrationConfig(output=tmp_path / "out", half="fresh", judge=judge))
+    assert record.counts["labels"] == len(read_labels("labels", FRESH_LABELS)[0])
+    found = known_agreement(judge, "course_corrects")
+    assert found is not None
+    assert found.labels.startswith("course_corrects_fresh.jsonl, fresh half (")
 
 
 def test_a_second_run_is_skipped(tmp_path: Path) -> None:

@@ -19,15 +19,18 @@ from trimtab.cluster import RayConfig
 from trimtab.config import Config, InputError, placement
 from trimtab.console import say
 from trimtab.evaluation.agreement import Agreement, agreement
-from trimtab.evaluation.labels import SHIPPED_LABELS, Half, Label, is_trigger_free, key_of, read_labels
+from trimtab.evaluation.labels import SHIPPED_LABELS, Half, Label, is_trigger_free, key_of, read_labels, shipped_labels
 from trimtab.evaluation.stage import judge_failed
 from trimtab.files import AnyPath, LocalPath, Location
 from trimtab.judging import QUESTIONS, Item, JudgeConfig, Judged, RulesJudge, described, judge_all
+from trimtab.judging.config import RulesVersion
 from trimtab.judging.known import KnownAgreement, remember
 from trimtab.schemas import Quarantined, Verdict, write_rows
 from trimtab.sources import require_file
 
 STAGE = "evaluate judge"
+UNSEEN: dict[RulesVersion, Half] = {"rules-1": "held_out", "rules-2": "held_out", "rules-3": "fresh"}
+"""The first half of the shipped labels that each version of the rules was not written on."""
 
 
 class CalibrationConfig(Config):
@@ -37,9 +40,10 @@ class CalibrationConfig(Config):
     """Folder of the output: verdicts.parquet, quarantine.parquet, record.json."""
     labels: Location | None = placement(None)
     """JSON lines, a file or its URI: id, question, prompt, text and label (yes or no); where known prefill,
-    trigger_free, half and source. None: the labels that are shipped (``data/labels``)."""
+    trigger_free, half and source. None: the shipped ones (``data/labels``), of which ``half`` chooses the file."""
     half: Half | None = None
-    """Only the labels of this half: ``held_out`` for rules that were written on ``dev``. None: all of them."""
+    """Only the labels of this half: ``held_out`` for rules that were written on ``dev``, ``fresh`` for rules that were
+    written on both. None: all of a file; of the shipped labels all but the fresh ones."""
     judge: JudgeConfig = RulesJudge()
     against: Location | None = placement(None)
     """A second file of labels, or its URI, which stands in for the judge: how far two people agree."""
@@ -49,13 +53,13 @@ class CalibrationConfig(Config):
     """Seed of the intervals."""
     write_table: bool = placement(True)
     """Write the agreement into the table at ``$TRIMTAB_HOME`` that later evaluations of this judge print; never that
-    of the rules with the shipped labels but for their held-out half, since they were written on the other."""
+    of rules with the shipped labels that they were written on."""
     ray: RayConfig = placement(RayConfig())
 
     @property
     def labels_file(self) -> AnyPath:
-        """The file to read."""
-        return self.labels or SHIPPED_LABELS
+        """The file to read: the user's, or the shipped one that holds the half."""
+        return self.labels or shipped_labels(self.half)
 
 
 def run(config: CalibrationConfig) -> Record:
@@ -173,12 +177,14 @@ def _tell(question: str, parts: Mapping[str, Agreement]) -> None:
 
 
 def _may_be_known(config: CalibrationConfig, print_: str) -> bool:
-    """Whether later evaluations may quote this: not what the rules reach on the half that they were written on."""
-    its_own = isinstance(config.judge, RulesJudge) and config.half != "held_out"
-    if its_own and print_ == file_fingerprint(SHIPPED_LABELS):
-        say("  not written into the table of judges: the rules were written on the dev half; set half=held_out")
-        return False
-    return True
+    """Whether later evaluations may quote this: not what rules reach on the halves that they were written on."""
+    judge = config.judge
+    if not isinstance(judge, RulesJudge) or print_ != file_fingerprint(SHIPPED_LABELS):
+        return True
+    unseen = UNSEEN[judge.version]
+    if config.half != unseen:
+        say(f"  not written into the table of judges, where {judge.version} is known by half={unseen}")
+    return config.half == unseen
 
 
 def _remember(config: CalibrationConfig, found: Mapping[str, Mapping[str, Agreement]], print_: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 from trimtab.config import InputError
@@ -22,6 +23,7 @@ from trimtab.sources import read_json_rows, refuse_too_many_bad
 
 Half = Literal["dev", "held_out", "fresh"]
 SHIPPED_LABELS = SHIPPED / "labels" / "course_corrects.jsonl"
+FRESH_LABELS = SHIPPED / "labels" / "course_corrects_fresh.jsonl"
 HALF_SEED = 0
 RUN_WORDS = 4
 """So many words of a trigger in a row, and the text uses it."""
@@ -66,6 +68,11 @@ def read_labels(field: str, path: AnyPath, max_bad_share: float = 0.0) -> tuple[
     if twice is not None:
         raise InputError(field, path, f"has two labels of {twice[1]} for {twice[0]}", "keep one of them")
     return labels, bad
+
+
+def shipped_labels(half: Half | None) -> Path:
+    """The shipped file that holds a half; of none, the one of ``dev`` and ``held_out``."""
+    return FRESH_LABELS if half == "fresh" else SHIPPED_LABELS
 
 
 def key_of(label: Label) -> tuple[str, str]:
