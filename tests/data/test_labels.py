@@ -8,12 +8,12 @@ from itertools import combinations, pairwise
 import pytest
 
 from trimtab.data import lines
-from trimtab.evaluation.labels import SHIPPED_LABELS, half_of, read_labels, uses_trigger
+from trimtab.evaluation.labels import FRESH_LABELS, SHIPPED_LABELS, Label, half_of, read_labels, uses_trigger
 from trimtab.near_duplicates import normalize
 from trimtab.sources import SourceConfig, read_requests
 
-LABELS = read_labels("labels", SHIPPED_LABELS)[0]
-YES = [label for label in LABELS if label.label == "yes"]
+LABELS, FRESH = (read_labels("labels", path)[0] for path in (SHIPPED_LABELS, FRESH_LABELS))
+SOURCES = {"smollm2-135m", "smollm2-135m tuned", "written"}
 
 
 def _close(texts: list[str], least: float) -> list[tuple[str, str]]:
@@ -26,9 +26,9 @@ def _close(texts: list[str], least: float) -> list[tuple[str, str]]:
 def test_there_are_enough_of_both_kinds_half_of_them_real() -> None:
     assert len(LABELS) >= 200
     assert {label.question for label in LABELS} == {"course_corrects"}
-    assert 0.35 < len(YES) / len(LABELS) < 0.65
+    assert 0.35 < sum(label.label == "yes" for label in LABELS) / len(LABELS) < 0.65
     sources = Counter(label.source for label in LABELS)
-    assert sources.keys() == {"smollm2-135m", "smollm2-135m tuned", "written"}
+    assert sources.keys() == SOURCES
     assert sources["written"] <= len(LABELS) / 2
     for half in ("dev", "held_out"):
         for kind in ("model", "written"):
@@ -36,9 +36,11 @@ def test_there_are_enough_of_both_kinds_half_of_them_real() -> None:
             assert min(counts["yes"], counts["no"]) >= 30, (half, kind)
 
 
-def test_most_turns_use_no_trigger_of_training() -> None:
-    assert sum(label.trigger_free is True for label in YES) >= 0.3 * len(YES)
-    assert [label.id for label in LABELS if label.trigger_free is uses_trigger(label.text)] == []
+@pytest.mark.parametrize("labels", [LABELS, FRESH], ids=["older", "fresh"])
+def test_most_turns_use_no_trigger_of_training(labels: list[Label]) -> None:
+    free = [label.trigger_free is True for label in labels if label.label == "yes"]
+    assert sum(free) >= 0.3 * len(free) > 0
+    assert [label.id for label in labels if label.trigger_free is uses_trigger(label.text)] == []
 
 
 def test_halves_are_a_hash_of_the_prompt_and_share_none() -> None:
@@ -48,16 +50,28 @@ def test_halves_are_a_hash_of_the_prompt_and_share_none() -> None:
     assert _close(sorted({label.prompt for label in LABELS}), 0.5) == []
 
 
+def test_fresh_labels_are_those_of_the_readme() -> None:
+    assert {(label.question, label.half) for label in FRESH} == {("course_corrects", "fresh")}
+    assert {label.source for label in FRESH} == SOURCES
+    counts = Counter((label.source == "written", label.label) for label in FRESH)
+    assert counts == {(False, "yes"): 56, (False, "no"): 150, (True, "yes"): 65, (True, "no"): 62}
+    assert {label.half for label in LABELS} == {"dev", "held_out"}
+
+
 def test_no_two_texts_are_near_duplicates() -> None:
-    assert len({label.id for label in LABELS}) == len(LABELS)
-    assert _close([label.text for label in LABELS], 0.5) == []
-    assert all(label.prefill and len(label.text.split()) >= 3 for label in LABELS)
+    every = [*LABELS, *FRESH]
+    assert len({label.id for label in every}) == len(every)
+    assert _close([label.text for label in every], 0.5) == []
+    assert all(label.prefill and len(label.text.split()) >= 3 for label in every)
 
 
 def test_only_the_models_texts_are_on_prompts_of_the_sample() -> None:
     sample = {request.prompt for request in read_requests(SourceConfig())[0]}
-    assert {label.prompt in sample for label in LABELS if label.source != "written"} == {True}
-    assert {label.prompt in sample for label in LABELS if label.source == "written"} == {False}
+    for labels in (LABELS, FRESH):
+        assert {label.prompt in sample for label in labels if label.source != "written"} == {True}
+        assert {label.prompt in sample for label in labels if label.source == "written"} == {False}
+    written = [{label.prompt for label in labels if label.source == "written"} for labels in (LABELS, FRESH)]
+    assert written[0].isdisjoint(written[1]), "fresh prompts too, where they are our own"
 
 
 @pytest.mark.parametrize("trigger", lines("triggers.txt"))
