@@ -177,7 +177,7 @@ def _texts() -> Iterator[Path]:
     pictures = {".png", ".jpg", ".gif", ".webp", ".ico"}
     folders = (ROOT / name for name in ("platform", "jobs", "serve", "tests", ".ci", ".github"))
     for path in [*ROOT.iterdir(), *(file for folder in folders for file in folder.rglob("*"))]:
-        generated = "__pycache__" in path.parts or path.suffix in pictures or path.name == ".venv.lock"
+        generated = "__pycache__" in path.parts or path.suffix in pictures or path.name in (".venv.lock", ".git")
         if path.is_file() and not generated:
             yield path
 
