@@ -341,6 +341,29 @@ def test_source_of_which_no_request_can_be_put_to_the_model_is_refused(tmp_path:
         prefill.run(PrefillConfig(output=tmp_path / "out", model=str(tiny_model), source=source), _goes_on)
 
 
+def test_rows_of_the_file_that_are_not_measured_are_set_aside_with_their_reason(tmp_path: Path) -> None:
+    from trimtab.evaluation import prefill
+
+    path = _source_file(tmp_path / "rows.jsonl", [f"Wait until noon {number}" for number in range(4)])
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows += [rows[0], rows[1] | {"response_0": "Wait until dusk"}, {"prompt": "Where?"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    source = SourceConfig(data=path, split="all", max_bad_share=0.5)
+    record = prefill.run(PrefillConfig(output=tmp_path / "out", engine=ENDPOINT, source=source, ks=(2,)), _goes_on)
+    assert (record.counts["prompts"], record.counts["quarantined"]) == (4, 3)
+    bad = {row.source_row: row.reason for row in read_rows(tmp_path / "out" / "quarantine.parquet", Quarantined)}
+    assert bad.keys() == {4, 5, 6}
+    assert bad[4] == "repeats row 1 (same prompt and harmful response)"
+    assert bad[5] == "asks the prompt of row 2 again, which counts once"
+
+
+@pytest.mark.parametrize("field", ["num_evaluation_prompts", "num_validation_prompts"])
+def test_split_that_holds_out_nothing_is_refused(field: str) -> None:
+    source = SourceConfig.model_validate({"split": field.split("_")[1], field: 0})
+    with pytest.raises(InputError, match=rf"^{field}: 0: holds out no prompt to measure; set it above 0$"):
+        all_cases(CONFIG.model_copy(update={"source": source}))
+
+
 def test_verdicts_name_the_category_of_their_request(tmp_path: Path) -> None:
     from trimtab.evaluation import prefill
 

@@ -111,31 +111,36 @@ def control_guard(config: EvaluationConfig) -> ControlGuard | None:
 
 
 def held_out(source: SourceConfig, guard: ControlGuard | None = None) -> tuple[list[Request], list[Quarantined]]:
-    """The held-out requests, one a prompt, and those that hold control tokens of the model to be measured.
+    """The held-out requests, one a prompt, and what is set aside: bad rows of the file, and requests that hold control
+    tokens of the model to be measured or ask another one's prompt.
 
     Raises:
         InputError: the source can't be used, or no request is left.
     """
-    asked: list[Request] = []
-    bad: list[Quarantined] = []
-    for request in split_requests(read_requests(source)[0], source)[1]:
-        if reason := forged(guard, request.prompt, request.harmful):
-            content = request.prompt[:CONTENT_CHARS]
-            bad.append(Quarantined(source_row=request.source_row, reason=reason, content=content, id=request.id))
-        else:
-            asked.append(request)
+    requests, bad = read_requests(source)
+    held = split_requests(requests, source)[1]
+    if not held:
+        field = f"num_{source.split}_prompts"
+        raise InputError(field, getattr(source, field), "holds out no prompt to measure", "set it above 0")
+    reasons = {request.id: forged(guard, request.prompt, request.harmful) for request in held}
+    asked: dict[str, Request] = {}
+    for request in held:
+        if reason := reasons[request.id]:
+            bad.append(_set_aside(request, reason))
+        elif (first := asked.setdefault(request.prompt, request)) is not request:
+            bad.append(_set_aside(request, f"asks the prompt of row {first.source_row + 1} again, which counts once"))
     if not asked:
-        problem = f"all held-out requests hold control tokens of the model ({bad[0].reason})"
+        problem = f"all held-out requests hold control tokens of the model ({reasons[held[0].id]})"
         raise InputError("data", source.path, problem, "remove them from the texts")
-    return one_per_prompt(asked), bad
+    return list(asked.values()), bad
+
+
+def _set_aside(request: Request, reason: str) -> Quarantined:
+    content = request.prompt[:CONTENT_CHARS]
+    return Quarantined(source_row=request.source_row, reason=reason, content=content, id=request.id)
 
 
 def with_categories(verdicts: list[Verdict], requests: list[Request]) -> list[Verdict]:
     """The verdicts with the category of their request, where it has one."""
     categories = {request.id: request.category for request in requests}
     return [row.model_copy(update={"category": categories.get(row.request_id)}) for row in verdicts]
-
-
-def one_per_prompt(requests: list[Request]) -> list[Request]:
-    """The first request of each distinct prompt text, so that a prompt counts once."""
-    return list({request.prompt: request for request in reversed(requests)}.values())[::-1]
