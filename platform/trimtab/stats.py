@@ -186,7 +186,7 @@ def _interval(
         found = [_t_interval(mean, error, sums.shape[1])]
         found += [_without_spread(mean, sums.shape[1], bounds)] if bounds else []
         low, high, p = min(one[0] for one in found), max(one[1] for one in found), max(one[2] for one in found)
-    if p >= 1 - LEVEL:  # what rounding left on the wrong side of 0
+    if p >= 1 - LEVEL - NO_SPREAD:  # what rounding left on the wrong side of 0
         low, high = min(low, 0.0), max(high, 0.0)
     least, most = bounds or (-np.inf, np.inf)
     return max(low, least), min(high, most), p
