@@ -215,6 +215,13 @@ def test_a_server_that_only_fails_is_left_alone_and_what_it_answered_is_kept() -
         assert len(server.calls) - before == 195
 
 
+def test_an_address_that_is_no_api_is_left_alone_soon() -> None:
+    with JudgeServer(lambda call: NONSENSE["a page"]) as server:
+        with pytest.raises(InputError, match=r"^judge\.base_url: .* calls in a row failed .*is no chat completion"):
+            _ask(_judge(server, num_concurrent_requests=2), _items(200))
+        assert len(server.calls) <= MOST_FAILURES_IN_A_ROW + 2
+
+
 def test_cost_and_failures_are_said(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(console, "_terminal", None)
     prices = {"usd_per_million_prompt_tokens": 2.5, "usd_per_million_completion_tokens": 10.0}

@@ -92,20 +92,26 @@ class _Calls:
                 temperature=judge.temperature, seed=judge.seed,
             )  # fmt: skip
         except JSONDecodeError:
-            return Reply(error=NO_COMPLETION)
+            return self._without_answer(NO_COMPLETION)
         except OpenAIError as error:
             return self._failed(error)
-        self._in_a_row = 0
         found = read_completion(answer)
-        return Reply(error=NO_COMPLETION) if found is None else Reply(found.text, None, *found[1:])
+        if found is None:
+            return self._without_answer(NO_COMPLETION)
+        self._in_a_row = 0
+        return Reply(found.text, None, *found[1:])
 
     def _failed(self, error: OpenAIError) -> Reply:
-        """The reply of a failed call, or the end of the run where going on is of no use."""
+        """The reply of a failed call; what one text alone may have brought about says nothing of the endpoint."""
         refuse_hopeless(error, self.judge, answered=self._has_answered)
         status = getattr(error, "status_code", None)
-        if status is None or status == 429 or status >= 500 or not self._has_answered:
+        of_endpoint = status is None or status == 429 or status >= 500
+        return self._without_answer(f"{type(error).__name__}: {error}"[:500], of_endpoint)
+
+    def _without_answer(self, text: str, of_endpoint: bool = True) -> Reply:
+        """The reply of a call that gave no answer, or the end of the run where going on is of no use."""
+        if of_endpoint or not self._has_answered:
             self._in_a_row += 1
-        text = f"{type(error).__name__}: {error}"[:500]
         if self._in_a_row >= MOST_FAILURES_IN_A_ROW:
             problem = f"{self._in_a_row} calls in a row failed after their retries (the last: {text[:200]})"
             remedy = "the same command goes on; what was answered is kept"
