@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.judging.server import Answer, Call, JudgeServer, fails, says
 from trimtab.config import InputError
 from trimtab.engine import OpenAIEngine, VLLMEngine, generate
-from trimtab.schemas import PlanRow
+from trimtab.schemas import PlanRow, read_rows
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +81,35 @@ def test_longer_plan_generates_only_what_is_missing(vllm_server: str, tmp_path: 
 
     assert sorted(i for part in new for i in pq.read_table(part)["id"].to_pylist()) == ["more0", "more1", "more2"]
     assert len({row.id for row in written}) == len(more)
+
+
+def test_rows_on_which_an_endpoint_failed_are_asked_again_by_the_next_call(tmp_path: Path, ray_session: None) -> None:
+    status = {"What is 0?": 500, "What is 1?": 403, "What is 3?": 503}
+
+    def script(call: Call) -> Answer:
+        asked = call.body["messages"][1]["content"]
+        return fails(status[asked]) if asked in status else says(f"{asked} Again?")
+
+    folder, plan = tmp_path / "out", _plan(5)
+    with JudgeServer(script) as server:
+        engine = OpenAIEngine(base_url=server.url, model="m", max_retries=0)
+        first = generate(plan, folder, None, engine, "rows")
+        assert [bool(row.error) for row in first] == [True, True, False, True, False]
+        assert len(server.calls) == 5
+        del status["What is 3?"]
+        second = generate(plan, folder, None, engine, "rows")
+        assert [bool(row.error) for row in second] == [True, True, False, False, False]
+        assert second[3].text == "What is 3? Again?"
+        assert len(server.calls) == 5 + 2, "a refusal would only come again"
+        (folder / "retries" / "001" / "generations" / "torn.parquet").write_bytes(b"PAR1")
+        del status["What is 0?"]
+        third = generate(plan, folder, None, engine, "rows")
+        assert [bool(row.error) for row in third] == [False, True, False, False, False]
+        assert len(server.calls) == 5 + 2 + 1
+        assert generate(plan, folder, None, engine, "rows") == third
+        assert len(server.calls) == 5 + 2 + 1
+    asked = [[row.id for row in read_rows(folder / "retries" / name / "plan", PlanRow)] for name in ("001", "002")]
+    assert asked == [["row000", "row003"], ["row000"]]
 
 
 def test_two_rows_of_one_id_are_refused(tmp_path: Path, tiny_model: Path) -> None:

@@ -3,6 +3,9 @@
 Exactly once: a plan row has a unique id; Ray Data's row checkpoints remember which ids are written, so the
 same call after a crash makes only the others, and at the end every id of the plan is there once. A file
 that can't be read any more is taken out together with its checkpoint, and its rows are made again.
+
+A row on which an endpoint failed is asked again by the next call, in ``retries/<n>/``, a folder with plan, generations
+and checkpoint like the first try's; the last try counts. What an endpoint refuses, or vLLM can't take, stays as it is.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ from typing import Any
 from trimtab.config import InputError
 from trimtab.console import say
 from trimtab.engine.config import EngineConfig, VLLMEngine
-from trimtab.engine.endpoint import endpoint_stage
+from trimtab.engine.endpoint import endpoint_stage, was_refused
 from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
 from trimtab.engine.telemetry import watching
 from trimtab.engine.vllm_stage import LIGHT_CPUS, LIGHT_TASKS, vllm_stage
-from trimtab.files import AnyPath, arrow_paths
-from trimtab.schemas import Generation, PlanRow, read_rows, write_rows
+from trimtab.files import AnyPath, arrow_paths, files_in
+from trimtab.schemas import Generation, PlanRow, read_files, readable, write_rows
+
+RETRIES = "retries"
 
 
 def generate(
@@ -30,7 +35,7 @@ def generate(
 
     Args:
         plan: rows with unique ids, ordered so that shared prefixes stand together.
-        folder: holds ``plan/``, ``generations/`` and ``checkpoint/``.
+        folder: holds ``plan/``, ``generations/``, ``checkpoint/`` and perhaps ``retries/``.
         model: the model's folder (vLLM); not used by an endpoint.
         engine: where the model runs.
         label: the name of the progress line.
@@ -46,10 +51,38 @@ def generate(
         raise InputError("plan", twice[0], "two rows have this id", "remove duplicate requests from the source")
     if not plan:
         return []
+    failed = _failed_before(plan, folder, engine)
+    _generated(plan, folder, model, engine, label)
+    if failed:
+        say(f"  {label}: {len(failed)} rows on which the endpoint failed are asked again")
+        number = len(_retries(folder)) + 1
+        _generated(failed, folder / RETRIES / f"{number:03d}", model, engine, f"{label}, retry {number}")
+    found = _made(folder)
+    return [found[row.id] for row in plan]
+
+
+def _generated(plan: list[PlanRow], folder: AnyPath, model: Path | None, engine: EngineConfig, label: str) -> None:
     write_rows(folder / "plan" / "00000.parquet", PlanRow, plan)
     generate_plan(folder, {row.id for row in plan}, model, engine, label)
-    found = {row.id: row for row in read_rows(folder / "generations", Generation)}
-    return [found[row.id] for row in plan]
+
+
+def _failed_before(plan: list[PlanRow], folder: AnyPath, engine: EngineConfig) -> list[PlanRow]:
+    """The rows on which an endpoint failed in an earlier run; a vLLM's errors are of the row and come again."""
+    if isinstance(engine, VLLMEngine):
+        return []
+    failed = {row.id for row in _made(folder).values() if row.error and not was_refused(row.error)}
+    return [row for row in plan if row.id in failed]
+
+
+def _made(folder: AnyPath) -> dict[str, Generation]:
+    """What is there by id, of several tries the last; a file that a kill tore is left out."""
+    tries = [folder, *_retries(folder)]
+    files = [path for place in tries for path in files_in(place / "generations") if readable(path)]
+    return {row.id: row for row in read_files(files, Generation)}
+
+
+def _retries(folder: AnyPath) -> list[AnyPath]:
+    return files_in(folder / RETRIES, "[0-9]*")
 
 
 def generate_plan(folder: AnyPath, ids: set[str], model: Path | None, engine: EngineConfig, label: str) -> None:

@@ -25,7 +25,7 @@ OF_SEVERAL = " (models)"
 SUMMED = ("cases", "answers", "refused", "unparsed", "errors", "judge_errors")
 OWN_FILES = (RECORD, RECIPE, "plan", "generations", "checkpoint", "released", "judge", "verdicts.parquet",
              "answers.parquet", "quarantine.parquet", "attempts.parquet", "grades", "grades.parquet",
-             "documents.parquet", "responses")  # fmt: skip
+             "documents.parquet", "responses", "retries")  # fmt: skip
 """What an output holds besides its models' folders, so that no model can have such a name."""
 
 

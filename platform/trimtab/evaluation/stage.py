@@ -38,7 +38,8 @@ def run_evaluation(
 ) -> Record:
     """Generate the plan (or take what the caller made of it), score it and write the record.
 
-    A finished output whose judge failed on some texts is taken up again for these: all else is kept or in the cache.
+    A finished output is taken up again for the rows on which an endpoint failed, and for the texts on which its judge
+    did: all else is kept or in the cache.
     """
     folder = model_folder(config)
     inputs = inputs | ({"model": models.fingerprint(folder)} if folder else {})
@@ -49,7 +50,16 @@ def run_evaluation(
         written = made(plan) if made else generate(plan, output, folder, config.engine, stage)
         return finish(written, output)
 
-    return run_stage(stage, config.output, config, inputs, work, again=judge_failed(config.output))
+    again = judge_failed(config.output) or (made is None and endpoint_failed(config))
+    return run_stage(stage, config.output, config, inputs, work, again)
+
+
+def endpoint_failed(config: EvaluationConfig) -> bool:
+    """Whether a finished output has rows on which its endpoint failed, which the same command asks for again.
+
+    A vLLM's errors are of the row (it is too long) and would only come again.
+    """
+    return not isinstance(config.engine, VLLMEngine) and _counted(config.output, "errors") > 0
 
 
 def is_finished(output: Path) -> bool:
@@ -59,8 +69,13 @@ def is_finished(output: Path) -> bool:
 
 def judge_failed(output: Path) -> bool:
     """Whether a finished output has texts on which its judge failed, which the same command asks about again."""
+    return _counted(output, "judge_errors") > 0
+
+
+def _counted(output: Path, name: str) -> int:
+    """A count of a finished output; 0 where it is unfinished."""
     done = read_record(output)
-    return done is not None and done.counts.get("judge_errors", 0) > 0
+    return done.counts.get(name, 0) if done else 0
 
 
 def finished_rows(folder: Path, name: str, cls: type[AnyRow]) -> list[AnyRow]:
