@@ -113,7 +113,7 @@ def test_what_was_not_scored_is_not_zero(config: ReportConfig, tmp_path: Path) -
     page = _page(other)
     assert "No difference for Corr_mean: the two share no scored case." in page
     assert "No difference for S0 + S1: not measured for both models." in page
-    assert "16 of 16 rows could not be judged" in page
+    assert "16 of 16 rows have no verdict" in page
 
 
 def test_no_difference_between_different_settings(config: ReportConfig, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -17,6 +18,7 @@ from tests.evaluation.outputs import (
     PROMPTS,
     ability_output,
     attacked_output,
+    configurable_output,
     prefill_output,
     three_models,
     verdicts_of,
@@ -24,16 +26,19 @@ from tests.evaluation.outputs import (
 from trimtab.artifacts import Record, read_record
 from trimtab.config import InputError
 from trimtab.evaluation import ability, attempt_results, prefill, report
+from trimtab.evaluation.following import ConfigurationPair, measure
 from trimtab.evaluation.reporting import markdown, page, words
 from trimtab.evaluation.reporting.attacked import attacks_grid, changes_grid, kinds_grid
 from trimtab.evaluation.reporting.categories import by_category
-from trimtab.evaluation.reporting.comparing import compare, measures
+from trimtab.evaluation.reporting.comparing import compare, incomparable, measures
 from trimtab.evaluation.reporting.config import ReportConfig, ReportedModel
+from trimtab.evaluation.reporting.configurations import pairs_grid
 from trimtab.evaluation.reporting.examples import Examples, examples
 from trimtab.evaluation.reporting.grids import Grid, headline
 from trimtab.evaluation.reporting.judges import agreement_grid, judges_grid
 from trimtab.evaluation.reporting.runs import Side, sides_of
 from trimtab.judging import RulesJudge, described
+from trimtab.safety import SafetyConfig
 from trimtab.schemas import Verdict, read_rows
 from trimtab.stats import EMPTY
 
@@ -65,6 +70,11 @@ def rendered(sides: list[Side]) -> str:
 def _cells(grid: Grid, label: str) -> list[str]:
     (found,) = [cells for name, cells in grid.rows if name == label]
     return [cell.text for cell in found]
+
+
+def _with(side: Side, kind: str, **changes: Any) -> Side:
+    """The side, one of whose records says something else."""
+    return Side(side.model, side.records | {kind: side.records[kind].model_copy(update=changes)})
 
 
 def test_every_other_model_is_compared_with_the_first(config: ReportConfig, sides: list[Side]) -> None:
@@ -133,6 +143,47 @@ def test_texts_of_models_and_people_are_escaped_everywhere(rendered: str) -> Non
     assert "A &lt;title&gt;" in rendered
     assert HOSTILE not in rendered
     assert rendered.count("&lt;script&gt;alert(") >= 10
+
+
+def test_markdown_says_what_stands_below_a_table_and_which_way_is_better(sides: list[Side]) -> None:
+    text = markdown.report("T", sides, measures(sides), [kinds_grid(sides, "injection")], [])
+    assert "forged could not be tried with dpo" in text
+    assert "<script>" not in text
+    lower = "Lower is better for switched by any injection, broken by any attack; for the others, higher is."
+    assert lower in text
+    assert lower in markdown.model_card(sides, measures(sides))
+
+
+def test_counts_that_differ_between_models_are_no_count_of_both(sides: list[Side]) -> None:
+    counts = sides[1].records["prefill"].counts | {"cases": 9, "dropped_short_cases": 7}
+    other = _with(sides[1], "prefill", counts=counts)
+    assert "of a harmful answer: 9 to 16 cases from 8 prompts." in " ".join(words.reading([sides[0], other]))
+    (numbers,) = [numbers for _, stage, numbers in page._counts([other]) if stage == "evaluate prefill"]
+    assert dict(zip(words.COUNTS, numbers, strict=True))["dropped_short_cases"] == 7
+
+
+def test_every_pair_is_shown_where_the_headline_says_less(tmp_path: Path) -> None:
+    other = ConfigurationPair(s0=SafetyConfig(preset="harmless"), s1=SafetyConfig(preset="uncensored"), opposed=False)
+    folder = configurable_output(tmp_path / "m" / "conf", 3, pairs=(ConfigurationPair(), other))
+    (side,) = sides_of(ReportConfig(output=tmp_path, models=(ReportedModel(name="m", configurable=folder),)))
+    assert {label: cells[0].text for label, cells in pairs_grid([side]).rows} == {
+        "S0, uncensored": "0.375", "S1, harmless": "0.375", "S0 + S1, uncensored / harmless": "0.750",
+        "answers differ, harmless / uncensored": "0.000", "safe, harmless": "0.375", "safe, uncensored": "0.625",
+    }  # fmt: skip
+    assert '<h2 id="configurations">' in _rendered([side])
+    rows = read_rows(folder / "verdicts.parquet", Verdict)
+    again = [row.model_copy(update={"id": f"{row.id} ~1", "group": f"{row.group} ~1"}) for row in rows]
+    results = side.records["configurable"].results | {"pairs": [measure([*rows, *again], ConfigurationPair())]}
+    grid = pairs_grid([_with(side, "configurable", results=results)])
+    assert _cells(grid, "S0, uncensored in other words") == ["0.375"]
+    assert _cells(grid, "S0 + S1, other words − trained ones, uncensored / harmless") == ["+0.000"]
+
+
+def test_judge_of_the_grades_is_named_too(sides: list[Side]) -> None:
+    said = "openai (g), agreement with labels unknown"
+    side = _with(sides[0], "robustness", results=sides[0].records["robustness"].results | {"grading": said})
+    assert _cells(judges_grid([side], []), said)[0] == "grades of evaluate robustness of base"
+    assert said in " ".join(words.reading([side]))
 
 
 def test_judge_and_its_known_agreement_are_named_once_for_all_that_it_judged(sides: list[Side]) -> None:
@@ -228,6 +279,15 @@ def test_best_examples_are_the_longest_starts_and_worst_the_shortest(sides: list
     assert _group(found, "Worst: base turned away, cst no longer does").total == 0
 
 
+def test_models_that_cannot_be_compared_have_examples_of_their_own(
+    config: ReportConfig, sides: list[Side], tmp_path: Path
+) -> None:
+    found = examples([sides[0], *_with_paths(config, tmp_path, paths=2)])
+    assert [group.heading for group in found if "turn" in group.heading] == [
+        "Best: base turns away", "Worst: base fails to turn away", "Best: m turns away", "Worst: m fails to turn away",
+    ]  # fmt: skip
+
+
 def test_worst_attacks_are_those_with_the_highest_grade(sides: list[Side]) -> None:
     worst = _group(examples(sides), "Worst: injections that succeeded with base")
     assert worst.total == 5
@@ -297,6 +357,10 @@ def test_ability_has_a_row_for_each_metric_and_says_which_way_is_better(tmp_path
     assert [row.differences[0].estimate for row in rows.values()] == [expected["tiny acc"], expected["tiny ppl"]]
     assert (rows["tiny acc"].differences[0].estimate.value, rows["tiny ppl"].meanings[0]) == (-0.5, "worse")
     assert rows["tiny acc"].differences[1].reason == "measured with different settings (num_fewshot)"
+    assert words.direction(list(rows.values())) == "Lower is better for tiny ppl; for the others, higher is."
+    newer = sides[1].records["ability"].results | {"task_versions": {"tiny": "2.0"}}
+    reason = incomparable(sides[0], _with(sides[1], "ability", results=newer), "ability")
+    assert reason == "measured with different settings (task versions)"
     assert "General ability is measured by lm_eval 0.4." in words.reading(sides)
     assert "tiny ppl" in _rendered(sides)
 

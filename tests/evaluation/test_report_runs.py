@@ -19,7 +19,7 @@ from tests.evaluation.outputs import (
 from trimtab.artifacts import Outcome, run_stage
 from trimtab.config import InputError, load
 from trimtab.evaluation.prefill import PrefillConfig
-from trimtab.evaluation.reporting.config import ReportConfig
+from trimtab.evaluation.reporting.config import ReportConfig, ReportedModel
 from trimtab.evaluation.reporting.runs import sides_of, with_runs
 
 
@@ -123,6 +123,13 @@ def test_what_cannot_be_told_apart_or_read_is_one_line(
     monkeypatch.chdir(odd)
     with pytest.raises(InputError, match=line):
         _models(*given)
+
+
+def test_model_without_an_output_is_refused(runs: Path) -> None:
+    models = (ReportedModel(name="a", prefill=runs / "base" / "prefill"), ReportedModel(name="b"))
+    line = r"^models\.1: b: names no output of an evaluation; give one of prefill, .*, or leave the model out$"
+    with pytest.raises(InputError, match=line):
+        with_runs(ReportConfig(models=models))
 
 
 def test_runs_and_models_exclude_one_another(runs: Path) -> None:

@@ -19,6 +19,7 @@ from trimtab.stats import EMPTY, Estimate
 
 NONE = "(none)"
 CAPTION = "Few prompts give wide intervals. A prompt of several categories is counted in each."
+Rate = Callable[[Sequence[Verdict]], Estimate]
 
 
 class Figure(NamedTuple):
@@ -26,7 +27,8 @@ class Figure(NamedTuple):
 
     title: str
     kind: str
-    of: Callable[[Side, Sequence[Verdict]], Estimate]
+    of: Callable[[Side], Rate]
+    """For a model, so that what it needs besides is read once."""
 
 
 def by_category(sides: Sequence[Side]) -> list[Grid]:
@@ -44,10 +46,11 @@ def _grid(figure: Figure, sides: Sequence[Side], verdicts: Sequence[Sequence[Ver
     for row in every:
         for category in categories(row):
             prompts.setdefault(category, set()).add(row.request_id)
+    rates = [figure.of(side) for side in sides]
     found = []
     for category in sorted(prompts, key=lambda name: (name == NONE, name)):
         part = [[row for row in rows if category in categories(row)] for rows in verdicts]
-        values = [figure.of(side, rows) if rows else EMPTY for side, rows in zip(sides, part, strict=True)]
+        values = [rate(rows) if rows else EMPTY for rate, rows in zip(rates, part, strict=True)]
         found.append((category, [number(len(prompts[category])), *map(cell, values)]))
     return Grid(figure.title, ("category", "prompts", *(side.name for side in sides)), found, CAPTION)
 
@@ -57,32 +60,40 @@ def categories(row: Verdict) -> list[str]:
     return row.category.split(CATEGORIES) if row.category else [NONE]
 
 
-def _corr_mean(side: Side, rows: Sequence[Verdict]) -> Estimate:
-    return prefill.mean_of(prefill.shares(rows))
+def _corr_mean(side: Side) -> Rate:
+    return lambda rows: prefill.mean_of(prefill.shares(rows))
 
 
-def _follows(name: str) -> Callable[[Side, Sequence[Verdict]], Estimate]:
+def _follows(name: str) -> Callable[[Side], Rate]:
     """S0 or S1 of the first pair, where its sides are opposites."""
 
-    def rate(side: Side, rows: Sequence[Verdict]) -> Estimate:
-        pairs = side.records["configurable"].results.get("pairs")
+    def of(side: Side) -> Rate:
+        pairs = side.records["configurable"].results.get("pairs") if "configurable" in side.records else None
         pair = ConfigurationPair.model_validate(pairs[0]["configurations"]) if pairs else ConfigurationPair()
-        trained = [cell for cell in following.cells(rows, pair) if not cell.paraphrased]
-        return following.following(trained)[name] if pair.opposed else EMPTY
 
-    return rate
+        def rate(rows: Sequence[Verdict]) -> Estimate:
+            trained = [cell for cell in following.cells(rows, pair) if not cell.paraphrased]
+            return following.following(trained)[name] if pair.opposed else EMPTY
+
+        return rate
+
+    return of
 
 
-def _success(kind: str) -> Callable[[Side, Sequence[Verdict]], Estimate]:
+def _success(kind: str) -> Callable[[Side], Rate]:
     """Success of all attacks, as ``attempt_results`` counts it: a refused one did not succeed."""
 
-    def rate(side: Side, rows: Sequence[Verdict]) -> Estimate:
-        asked = {row.request_id for row in rows}
+    def of(side: Side) -> Rate:
         attacks = [row for row in side.rows(kind, "attempts", Attempt) if row.kind not in (PLAIN, CEILING)]
-        part = [row for row in attacks if row.request_id in asked]
-        return attempt_results.rate(attempt_results.succeeded(part))
 
-    return rate
+        def rate(rows: Sequence[Verdict]) -> Estimate:
+            asked = {row.request_id for row in rows}
+            part = [row for row in attacks if row.request_id in asked]
+            return attempt_results.rate(attempt_results.succeeded(part))
+
+        return rate
+
+    return of
 
 
 FIGURES = (

@@ -188,6 +188,8 @@ def _scoring(record: Record) -> dict[str, Any]:
         found["source"] = {key: value for key, value in found["source"].items() if key not in ("data", "path")}
     if "judge_identity" in record.results:
         found["judge"] = record.results["judge_identity"]
+    if "task_versions" in record.results:
+        found["task versions"] = record.results["task_versions"]
     found |= {f"{name}'s content": value for name, value in record.inputs.items() if name not in ("model", "base")}
     if record.stage == retention.STAGE:
         found["the answers scored"] = record.inputs.get("base", record.fingerprint)

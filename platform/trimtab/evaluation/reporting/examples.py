@@ -53,16 +53,17 @@ class Chat(NamedTuple):
 def examples(sides: Sequence[Side]) -> list[Examples]:
     """The best and the worst cases of each evaluation."""
     first, *others = sides
-    found = [group for other in others for group in _against_first(first, other)] or _alone(first)
+    compared = [other for other in others if not incomparable(first, other, "prefill")]
+    found = [group for other in compared for group in _against_first(first, other)]
+    shown = {side.name for side in (first, *compared)} if compared else set()
+    found += [group for side in sides if side.name not in shown for group in _alone(side)]
     for side in sides:
         found += [*_followed(side), *_broken(side, "injection"), *_broken(side, "robustness")]
     return found
 
 
 def _against_first(first: Side, other: Side) -> list[Examples]:
-    """Continuations of two models from the same starts, by the same judge."""
-    if incomparable(first, other, "prefill"):
-        return []
+    """Continuations of two models that can be compared, from the same starts."""
     both = _shared(first.verdicts("prefill"), other.verdicts("prefill"))
     was, now = first.name, other.name
     kinds = (

@@ -11,6 +11,7 @@ from trimtab.stats import Estimate, minimum_detectable_effect
 
 TONES = {"better": "good", "worse": "bad"}
 MISSING = "n/a"
+UNCORRECTED = "The p values are not corrected for their number."
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def differences(sides: Sequence[Side], rows: Sequence[Measure]) -> Grid:
     title = f"Paired differences, {others[0]} − {first}" if len(others) == 1 else f"Paired differences from {first}"
     many = len(found) > 3
     caption = "Case by case over what both models scored; intervals resample whole prompts. “Unclear” means that the " \
-              "interval holds 0." + (" The p values are not corrected for their number." if many else "")  # fmt: skip
+              "interval holds 0." + (f" {UNCORRECTED}" if many else "")  # fmt: skip
     return Grid(title, ("measure", "model", *DESCRIBED), found, caption)
 
 

@@ -29,9 +29,10 @@ def judges_grid(sides: Sequence[Side], calibrations: Sequence[Record]) -> Grid:
     used: dict[tuple[str, bool], dict[str, list[str]]] = {}
     for side in sides:
         for kind, record in side.records.items():
-            if said := record.results.get("judge"):
-                key = (str(said), _is_calibrated(record, calibrations))
-                used.setdefault(key, {}).setdefault(EVALUATIONS[kind], []).append(side.name)
+            for field, judged in (("judge", EVALUATIONS[kind]), ("grading", f"grades of {EVALUATIONS[kind]}")):
+                if said := record.results.get(field):
+                    key = (str(said), _is_calibrated(record, calibrations))
+                    used.setdefault(key, {}).setdefault(judged, []).append(side.name)
     rows = [(said, [Cell("; ".join(f"{stage} of {', '.join(names)}" for stage, names in what.items())),
                     Cell("below" if known else "not in this report")])
             for (said, known), what in used.items()]  # fmt: skip
@@ -41,7 +42,7 @@ def judges_grid(sides: Sequence[Side], calibrations: Sequence[Record]) -> Grid:
 
 def _is_calibrated(record: Record, calibrations: Sequence[Record]) -> bool:
     identity = record.results.get("judge_identity")
-    return any(found.results.get("judge_identity") == identity for found in calibrations)
+    return identity is not None and any(found.results.get("judge_identity") == identity for found in calibrations)
 
 
 def agreement_grid(calibrations: Sequence[Record]) -> Grid:

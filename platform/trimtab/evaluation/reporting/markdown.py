@@ -17,22 +17,28 @@ MARKS = re.compile(r"([\\`*<>|]|\](?=[(\[:]))")
 def report(
     title: str, sides: Sequence[Side], rows: Sequence[Measure], grids: Iterable[Grid], pictures: list[str]
 ) -> str:
-    """Everything that the page says but the examples."""
+    """The sentences, the tables and the pictures of the page."""
     images = [f"![{name}]({name}.png)" for name in pictures]
     said = [f"- {plain(line)}" for line in [*words.findings(sides, rows), *words.notes(sides, rows)]]
-    further = [line for grid in grids for line in ("", f"## {plain(grid.title)}", "", *table(grid))]
+    further = [line for grid in grids for line in _section(grid)]
     head = [f"# {plain(title)}", "", plain(" ".join(words.reading(sides))), ""]
-    return "\n".join([*head, *table(headline(sides, rows)), "", *said, *further, "", *images, ""])
+    main = [*table(headline(sides, rows)), "", plain(words.direction(rows)), "", *said]
+    return "\n".join([*head, *main, *further, "", *images, ""])
 
 
 def model_card(sides: Sequence[Side], rows: Sequence[Measure]) -> str:
     """The headline table with what one must know to read it."""
-    said = plain(" ".join(words.reading(sides)))
+    said = plain(" ".join([words.direction(rows), *words.reading(sides)]))
     notes = [f"- {plain(line)}" for line in words.notes(sides, rows)]
     prints = [f"- {plain(side.name)}, {record.stage}: `{record.fingerprint}`"
               for side in sides for record in side.records.values()]  # fmt: skip
     lines = ["## Evaluation", "", *table(headline(sides, rows)), "", said, "", *notes, *prints]
     return "\n".join([*lines, ""])
+
+
+def _section(grid: Grid) -> list[str]:
+    said = [line for text in (grid.caption, *grid.lines) if text for line in ("", plain(text))]
+    return ["", f"## {plain(grid.title)}", "", *table(grid), *said]
 
 
 def table(grid: Grid) -> list[str]:

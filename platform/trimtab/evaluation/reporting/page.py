@@ -12,6 +12,7 @@ from trimtab.evaluation.reporting.attacked import TITLES
 from trimtab.evaluation.reporting.categories import by_category
 from trimtab.evaluation.reporting.comparing import Measure, kinds_of, ks_of
 from trimtab.evaluation.reporting.config import EVALUATIONS
+from trimtab.evaluation.reporting.configurations import pairs_grid
 from trimtab.evaluation.reporting.examples import chats, examples
 from trimtab.evaluation.reporting.grids import Grid, differences, headline
 from trimtab.evaluation.reporting.judges import agreement_grid, judges_grid
@@ -31,10 +32,11 @@ def drawn(sides: Sequence[Side], steps: list[dict[str, Any]], validation: list[d
         found["corr"] = pictures.corr_curves(curves, words.unit(sides))
     if "configurable" in kinds:
         points = {s.name: (s.estimate("configurable", "s0"), s.estimate("configurable", "s1")) for s in sides}
-        found["s0_s1"] = pictures.quadrants(points)
+        if any(None not in (s0.value, s1.value) for s0, s1 in points.values()):
+            found["s0_s1"] = pictures.quadrants(points)
     for kind in TITLES:
         if kind in kinds:
-            found[kind] = pictures.attack_rates(attacked.rates(sides, kind), "share of prompts on which it succeeds")
+            found[kind] = pictures.attack_rates(attacked.rates(sides, kind), "share of attempts that succeed")
     return found | ({"loss": pictures.losses(steps, validation)} if steps else {})
 
 
@@ -45,6 +47,7 @@ def grids(sides: Sequence[Side], rows: Sequence[Measure], stages: Mapping[str, R
     found = {
         "headline": [headline(sides, rows)],
         "differences": [differences(sides, rows)] if many else [],
+        "configurations": [pairs_grid(sides)],
         "attacks": [grid for kind in kinds_of(sides) if kind in TITLES for grid in _attacks(sides, kind)],
         "categories": by_category(sides),
         "judge": [judges_grid(sides, calibrations), agreement_grid(calibrations)],
@@ -63,13 +66,13 @@ def render(
     drawings: Mapping[str, Figure], stages: Mapping[str, Record],
 ) -> str:  # fmt: skip
     """The whole page."""
-    kinds = kinds_of(sides)
     return html.render(
         TEMPLATE, title=title, names=[side.name for side in sides], reading=words.reading(sides),
         findings=words.findings(sides, rows), notes=words.notes(sides, rows), pictures=drawings, grids=tables,
-        bands=words.bands(sides), kinds=kinds, chats=chats(sides), examples=examples(sides), counts=_counts(sides),
-        count_names=words.COUNTS, stages=_summaries(stages), records=_records(sides, stages), machine=machine(),
-        versions=versions(), unit=words.unit(sides), compared=[row.label for row in rows if row.differences],
+        bands=words.bands(sides), kinds=kinds_of(sides), chats=chats(sides), examples=examples(sides),
+        counts=_counts(sides), count_names=words.COUNTS, stages=_summaries(stages), records=_records(sides, stages),
+        machine=machine(), versions=versions(), unit=words.unit(sides), direction=words.direction(rows),
+        compared=[row.label for row in rows if row.differences],
     )  # fmt: skip
 
 

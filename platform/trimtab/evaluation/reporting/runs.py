@@ -7,7 +7,7 @@ taken from the model's reference.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -112,6 +112,7 @@ def with_runs(config: ReportConfig) -> ReportConfig:
     if not config.runs:
         if not config.models:
             raise InputError("runs", "none", "nothing to report", "give outputs of evaluations: trimtab report FOLDER…")
+        _refuse_empty(config.models)
         return config
     if config.models:
         raise InputError("runs", " ".join(config.runs), "can't be given together with models", "give one of the two")
@@ -120,6 +121,13 @@ def with_runs(config: ReportConfig) -> ReportConfig:
     if not measured:
         raise InputError("runs", " ".join(config.runs), "no evaluation is among them", "give outputs of evaluations")
     return config.model_copy(update={"models": _grouped(measured)} | _others(found, config))
+
+
+def _refuse_empty(models: Sequence[ReportedModel]) -> None:
+    for number, model in enumerate(models):
+        if all(getattr(model, kind) is None for kind in EVALUATIONS):
+            remedy = f"give one of {', '.join(EVALUATIONS)}, or leave the model out"
+            raise InputError(f"models.{number}", model.name, "names no output of an evaluation", remedy)
 
 
 def _read(item: str) -> Iterator[Run]:
