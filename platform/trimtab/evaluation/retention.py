@@ -90,14 +90,18 @@ def plan_answers(config: RetentionConfig, guard: ControlGuard | None = None) -> 
 
 
 def asked_prompts(config: RetentionConfig, guard: ControlGuard | None = None) -> tuple[list[str], list[Quarantined]]:
-    """The benign prompts, and those of a user's file that hold control tokens of the model."""
+    """The benign prompts, each once, and those of a user's file that hold control tokens of the model."""
     path = config.prompts
     text = read_text("prompts", path, "a text file, one prompt a line").splitlines() if path else lines(SHIPPED)
-    prompts = [(number, line.strip()) for number, line in enumerate(text) if line.strip()][: config.num_prompts]
-    bad = [Quarantined(source_row=number, reason=reason, content=prompt[:CONTENT_CHARS])
-           for number, prompt in prompts if (reason := forged(guard, prompt))]  # fmt: skip
+    first: dict[str, int] = {}
+    for number, line in enumerate(text):
+        if prompt := line.strip():
+            first.setdefault(prompt, number)
+    prompts = list(first)[: config.num_prompts]
+    bad = [Quarantined(source_row=first[prompt], reason=reason, content=prompt[:CONTENT_CHARS])
+           for prompt in prompts if (reason := forged(guard, prompt))]  # fmt: skip
     unusable = {row.source_row for row in bad}
-    return [prompt for number, prompt in prompts if number not in unusable], bad
+    return [prompt for prompt in prompts if first[prompt] not in unusable], bad
 
 
 def _plan(prompts: list[str], config: RetentionConfig) -> list[PlanRow]:
