@@ -16,6 +16,7 @@ from trimtab.evaluation.prefill import PrefillConfig
 from trimtab.schemas import Generation, read_rows
 
 NUM_REQUESTS = 60
+LOOK_EVERY_S = 5.0
 ENGINE = VLLMEngine()
 GREEDY = {"temperature": 0.0, "top_p": 1.0}
 DECODING = {"greedy": GREEDY, "paper_sampling": {}}
@@ -32,7 +33,7 @@ def evaluated(output: Path, decoding: dict[str, float], model: str) -> dict[str,
         shares.extend([share] if share is not None else [])
 
     cluster.connect(config.ray)
-    with polling(look):
+    with polling(look, LOOK_EVERY_S):
         record = prefill.run(config)
     cluster.disconnect()
     rows = read_rows(output / "generations", Generation)
