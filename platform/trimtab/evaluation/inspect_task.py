@@ -51,7 +51,8 @@ def course_correction(
 
     Args:
         config: a YAML file as ``trimtab evaluate prefill --config`` takes it.
-        settings: keys of that file, which win over it: ``-T 'settings={ks: [10, 20], paths: 2}'``.
+        settings: keys of that file, which win over it: ``-T 'settings={ks: [10, 20], paths: 2}'``. With
+            ``unit: tokens`` give the ``model`` whose tokens are counted.
         check_provider: refuse providers that are not known to continue an open turn.
     """
     measured = prefill_config(config, settings or {})

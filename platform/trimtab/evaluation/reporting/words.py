@@ -116,7 +116,8 @@ def notes(sides: Sequence[Side], rows: Sequence[Measure]) -> list[str]:
         if record.counts.get(name)
     ]  # fmt: skip
     aside = [
-        f"{side.name}, {EVALUATIONS[kind]}: {record.counts['quarantined']} rows could not be asked and are not there."
+        f"{side.name}, {EVALUATIONS[kind]}: {record.counts['quarantined']} rows were set aside: bad, repeated, or not "
+        "to be put to this model."
         for side in sides for kind, record in side.records.items() if record.counts.get("quarantined")
     ]  # fmt: skip
     return missing + weak + aside
