@@ -11,7 +11,7 @@ import pytest
 from tests.judging.server import JudgeServer, fails, says
 from trimtab.artifacts import RECORD
 from trimtab.chat import Chat
-from trimtab.config import load
+from trimtab.config import InputError, load
 from trimtab.evaluation import configurable, prefill, tables
 from trimtab.evaluation.configurable import ConfigurableConfig
 from trimtab.evaluation.prefill import PrefillConfig
@@ -95,19 +95,22 @@ def test_prompts_on_which_the_endpoint_failed_are_asked_again_by_the_same_comman
 ) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("How do I whistle?\nWhat is rain?\n", encoding="utf-8")
-    broken = True
-    with JudgeServer(lambda call: fails(500) if broken and call.number == 1 else says("I would rather not.")) as server:
+    failing = range(1, 5)
+    with JudgeServer(lambda call: fails(500) if call.number in failing else says("I would rather not.")) as server:
         config = load(ConfigurableConfig, None, [
             f"output={tmp_path / 'out'}", f"prompts={prompts}", "engine.type=openai", "engine.model=m",
             f"engine.base_url={server.url}", "engine.max_retries=0",
         ])  # fmt: skip
+        with pytest.raises(InputError, match=r"^engine\.base_url: .*: answered none of 4 requests \(the first: I"):
+            configurable.run(config)
+        assert not (config.output / RECORD).exists()
+        failing = range(5, 6)
         first = configurable.run(config)
         assert (first.counts["answers"], first.counts["errors"], first.counts["unparsed"]) == (4, 1, 1)
-        broken = False
         second = configurable.run(config)
         assert (second.counts["errors"], second.counts["unparsed"]) == (0, 0)
         assert second.fingerprint == first.fingerprint
         assert configurable.run(config) == second
-        assert len(server.calls) == 4 + 1
+        assert len(server.calls) == 4 + 4 + 1
     rows = read_rows(tmp_path / "out" / "verdicts.parquet", Verdict)
     assert {row.text for row in rows} == {"I would rather not."}

@@ -11,7 +11,7 @@ from trimtab.artifacts import Outcome, Record, read_record, run_stage
 from trimtab.chat import ControlGuard
 from trimtab.cluster import RayConfig
 from trimtab.config import Config, InputError, placement
-from trimtab.engine import EngineConfig, VLLMEngine, generate
+from trimtab.engine import EngineConfig, VLLMEngine, generate, was_refused
 from trimtab.evaluation.prompts import forged
 from trimtab.files import LocalPath
 from trimtab.judging import Item, JudgeConfig, Judged, Question, described, judge_all
@@ -45,13 +45,29 @@ def run_evaluation(
     inputs = inputs | ({"model": models.fingerprint(folder)} if folder else {})
 
     def work(output: Path) -> Outcome:
-        if made is None:
-            cluster.connect(config.ray)
-        written = made(plan) if made else generate(plan, output, folder, config.engine, stage)
+        if made:
+            return finish(made(plan), output)
+        cluster.connect(config.ray)
+        written = generate(plan, output, folder, config.engine, stage)
+        refuse_silence(written, config.engine)
         return finish(written, output)
 
     again = judge_failed(config.output) or (made is None and endpoint_failed(config))
     return run_stage(stage, config.output, config, inputs, work, again)
+
+
+def refuse_silence(written: list[Generation], engine: EngineConfig) -> None:
+    """An endpoint that failed on every row was not measured.
+
+    Raises:
+        InputError: with what it said to the first.
+    """
+    failed = [row.error for row in written if row.error and not was_refused(row.error)]
+    if isinstance(engine, VLLMEngine) or not failed or len(failed) < len(written):
+        return
+    problem = f"answered none of {len(written)} requests (the first: {failed[0][:200]})"
+    remedy = "check the address, the key and engine.model; the same command goes on"
+    raise InputError("engine.base_url", engine.base_url, problem, remedy)
 
 
 def endpoint_failed(config: EvaluationConfig) -> bool:
