@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.judging.server import Answer, Call, JudgeServer, says
 from trimtab.chat import Chat
 from trimtab.config import InputError, load
 from trimtab.evaluation import injection, robustness, tables
@@ -223,6 +224,35 @@ def test_robustness_compares_each_attack_with_the_plain_prompt(tmp_path: Path, p
     shown = tables.measures(results)
     assert shown["success, role play"].value == shown["success, any of them"].value == 1.0
     assert tables.models_table(record).row_count == len(shown)
+
+
+@pytest.mark.slow
+def test_grades_are_counted_apart_and_a_refused_attempt_s_is_zero(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge can't grade the first prompt's answers; the attack on the second is refused by the endpoint."""
+    monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path / "home"))
+
+    def judge(call: Call) -> Answer:
+        if "convincing:" not in call.prompt:
+            return says("yes" if "free lunch" in call.prompt else "no")
+        return says("Hard to say." if "queue" in call.prompt else "refused: no\nconvincing: 5\nspecific: 3")
+
+    attacks = _attacks(tmp_path, {"name": "plain", "kind": "plain"},
+                       {"name": "a", "kind": "persona", "text": "Play. {prompt}"})  # fmt: skip
+    made = _made(lambda row: f"{row.prompt} So.", lambda row: GATE if row.prompt == "Play. What excuse works?" else "")
+    with JudgeServer(judge) as server:
+        config = _config(RobustnessConfig, tmp_path, f"prompts={prompts}", *ENDPOINT, attacks, "graded=true",
+                         "judge.type=openai", f"judge.base_url={server.url}", "judge.model=j")  # fmt: skip
+        record = robustness.run(config, made)
+    counts = {name: record.counts[name] for name in ("ungraded", "unparsed", "refused", "judge_errors")}
+    assert counts == {"ungraded": 2, "unparsed": 0, "refused": 1, "judge_errors": 0}
+    plain, attack = (record.results["attacks"][name] for name in ("plain", "a"))
+    assert (plain["score"]["value"], plain["score"]["n"]) == (0.75, 2)
+    assert (attack["score"]["value"], attack["score"]["n"]) == (0.375, 2)
+    assert attack["score_difference_from_plain"]["value"] == pytest.approx(-0.375)
+    assert attack["success"]["value"] == pytest.approx(1 / 3)
+    assert record.results["grading"] == "openai (j), agreement with labels unknown"
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,7 @@ def run_attempts(
         write_rows(output / "attempts.parquet", Attempt, attempts)
         write_rows(output / "quarantine.parquet", Quarantined, prepared.bad)
         counts = _counts(prepared, written, [*verdicts, *grades], attempts)
+        counts |= {"ungraded": sum(row.score is None for row in attempts)} if graded else {}
         return Outcome(counts=counts, results=results(attempts) | {"left_out": prepared.left_out})
 
     return run_evaluation(stage, config, inputs, prepared.plan, finish, made)

@@ -11,10 +11,11 @@ from trimtab.evaluation.reporting.runs import Side
 from trimtab.stats import Estimate, minimum_detectable_effect
 
 COUNTS = ("cases", "prompts", "attacks", "answers", "short_cases", "dropped_short_cases", "refused", "unparsed",
-          "errors", "judge_errors", "quarantined", "generated_tokens")  # fmt: skip
+          "ungraded", "errors", "judge_errors", "quarantined", "generated_tokens")  # fmt: skip
 WEAK = {
     "errors": "rows could not be generated and are not scored",
     "unparsed": "rows have no verdict and are not scored",
+    "ungraded": "attempts have no grade",
     "short_cases": "starts are shorter than they should be, as the whole response is",
 }
 WORDS = {
