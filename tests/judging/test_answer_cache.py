@@ -85,3 +85,10 @@ def test_file_that_is_no_cache_is_refused(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"this is no database, and it is long enough to be read as one" * 40)
     with pytest.raises(InputError, match=r"^judge\.cache: .*answers\.sqlite: can't be used \(file is not a database\)"):
         AnswerCache(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_folder_that_cannot_be_made_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match=r"^judge\.cache: .*file.*: can't be used \(.+\); choose another folder$"):
+        AnswerCache(tmp_path / place)

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from trimtab.artifacts import DISK_FULL
+from trimtab.artifacts import DISK_FULL, FULL
 from trimtab.config import InputError
 
 NAME = "answers.sqlite"
@@ -29,9 +29,9 @@ class AnswerCache:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / NAME
         with _errors_in_one_line(self._path):
+            folder.mkdir(parents=True, exist_ok=True)
             self._connection = _opened(self._path)
 
     def find(self, ids: Iterable[str]) -> dict[str, str]:
@@ -54,13 +54,20 @@ class AnswerCache:
 
 @contextlib.contextmanager
 def _errors_in_one_line(path: Path) -> Iterator[None]:
-    """SQLite's errors are no OSErrors: a full disk is known by its code, and has the remedy of every full disk."""
+    """SQLite's errors are no OSErrors: a full disk is known by its code, and has the remedy of every full disk.
+
+    An OSError would pass for one of the output, which lies elsewhere.
+    """
     try:
         yield
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE == sqlite3.SQLITE_FULL:
             raise InputError("judge.cache", path, *DISK_FULL) from error
         raise InputError("judge.cache", path, f"can't be used ({error})", "remove or replace it") from error
+    except OSError as error:
+        if error.errno in FULL:
+            raise InputError("judge.cache", path, *DISK_FULL) from error
+        raise InputError("judge.cache", path, f"can't be used ({error.strerror})", "choose another folder") from error
 
 
 def _opened(path: Path) -> sqlite3.Connection:
