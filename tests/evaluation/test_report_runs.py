@@ -125,6 +125,16 @@ def test_what_cannot_be_told_apart_or_read_is_one_line(
         _models(*given)
 
 
+def test_report_that_was_broken_off_inside_the_folder_is_no_run_of_it(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "base").symlink_to(runs / "base")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "recipe.json").write_text("{}", encoding="utf-8")
+    config = ReportConfig(runs=(str(tmp_path),), output=tmp_path / "report")
+    assert [model.name for model in with_runs(config).models] == ["base-weights"]
+    with pytest.raises(InputError, match=r"report: has no record\.json"):
+        with_runs(config.model_copy(update={"output": tmp_path / "other"}))
+
+
 def test_model_without_an_output_is_refused(runs: Path) -> None:
     models = (ReportedModel(name="a", prefill=runs / "base" / "prefill"), ReportedModel(name="b"))
     line = r"^models\.1: b: names no output of an evaluation; give one of prefill, .*, or leave the model out$"

@@ -116,7 +116,7 @@ def with_runs(config: ReportConfig) -> ReportConfig:
         return config
     if config.models:
         raise InputError("runs", " ".join(config.runs), "can't be given together with models", "give one of the two")
-    found = [run for item in config.runs for run in _read(item)]
+    found = [run for item in config.runs for run in _read(item, config.output)]
     measured = [run for run in found if run.kind in EVALUATIONS]
     if not measured:
         raise InputError("runs", " ".join(config.runs), "no evaluation is among them", "give outputs of evaluations")
@@ -130,15 +130,15 @@ def _refuse_empty(models: Sequence[ReportedModel]) -> None:
             raise InputError(f"models.{number}", model.name, "names no output of an evaluation", remedy)
 
 
-def _read(item: str) -> Iterator[Run]:
-    """The runs that one argument means."""
+def _read(item: str, report: Path) -> Iterator[Run]:
+    """The runs that one argument means; what a report that was broken off left in its own output is none."""
     name, _, folder = item.partition("=") if "=" in item and not Path(item).exists() else ("", "", item)
     place = Path(folder)
     if not place.is_dir():
         raise InputError("runs", item, "no such folder", "give the output of an evaluation, as FOLDER or NAME=FOLDER")
     if len(name) > MAX_NAME_CHARS:
         raise InputError("runs", item, f"the name has {len(name)} characters", f"use at most {MAX_NAME_CHARS}")
-    outputs = list(_outputs(place))
+    outputs = [output for output in _outputs(place) if output.resolve() != report.resolve()]
     if not outputs:
         raise InputError("runs", item, "holds no output of trimtab", "give the output of an evaluation")
     for output in outputs:
