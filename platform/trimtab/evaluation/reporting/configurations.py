@@ -26,7 +26,9 @@ def pairs_grid(sides: Sequence[Side]) -> Grid:
 
 def _pairs(side: Side) -> Sequence[Mapping[str, Any]]:
     """The pairs of a side's evaluation; none where it was not made, or by a version that named none."""
-    return side.records["configurable"].results.get("pairs", []) if "configurable" in side.records else []
+    record = side.records.get("configurable")
+    found: Sequence[Mapping[str, Any]] = record.results.get("pairs", []) if record else []
+    return found
 
 
 def _says_more(pairs: Sequence[Mapping[str, Any]]) -> bool:
