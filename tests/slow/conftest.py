@@ -65,13 +65,19 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """vLLM's own OpenAI-compatible server with the tiny model as ``tiny``; its address, ending in /v1."""
+    """A server of the tiny model as ``tiny``."""
+    with serve(tiny_model, "tiny", tmp_path_factory.mktemp("server") / "log") as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serve(model: Path, name: str, log: Path) -> Iterator[str]:
+    """vLLM's own OpenAI-compatible server with a model under this name; its address, ending in /v1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model),
-               "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024",
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
+               "--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024",
                "--max-num-seqs", "16", "--enforce-eager", "--disable-uvicorn-access-log"]  # fmt: skip
     env = os.environ | engine_env(VLLMEngine(kv_cache_gib=1, cores_per_actor=1))
     with log.open("wb") as sink:

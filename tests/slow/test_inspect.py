@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.judging.server import Answer, Call, JudgeServer, Script, says
+from tests.slow.conftest import serve
 from trimtab.artifacts import Record
 from trimtab.config import InputError
 from trimtab.evaluation import prefill
@@ -154,15 +155,32 @@ def test_judge_on_this_ray_is_refused() -> None:
 def test_greedy_continuations_of_a_real_model_are_the_same(
     vllm_server: str, tmp_path: Path, ray_session: None
 ) -> None:  # fmt: skip
+    _assert_same_greedily(vllm_server, "tiny", tmp_path, max_tokens=5)
+
+
+def test_embedded_model_has_the_same_corr_at_k(tmp_path: Path, ray_session: None) -> None:
+    from trimtab import models
+
+    try:
+        folder = models.resolve("smollm2-135m")
+    except InputError as error:
+        pytest.skip(f"SKIPPED LOUDLY: Inspect was not held against the embedded model: {error}")
+    with serve(folder, "embedded", tmp_path / "log") as url:
+        record = _assert_same_greedily(url, "embedded", tmp_path, max_tokens=32)
+    assert record.counts["unparsed"] < record.counts["cases"]
+
+
+def _assert_same_greedily(url: str, name: str, tmp_path: Path, max_tokens: int) -> Record:
+    """Cases, prompts and most texts are the same, and the figures as far as the texts are."""
     from inspect_ai import eval as evaluate
 
     from trimtab.evaluation.inspect_task import course_correction
 
-    settings = SETTINGS | {"paths": 1, "temperature": 0}
-    engine = {"type": "openai", "base_url": vllm_server, "model": "tiny"}
+    settings = SETTINGS | {"paths": 1, "temperature": 0, "max_tokens": max_tokens}
+    engine = {"type": "openai", "base_url": url, "model": name}
     record = prefill.run(_config(tmp_path / "ours", **settings | {"engine": engine}))
     (log,) = evaluate(
-        course_correction(settings=settings), model="openai-api/stored/tiny", model_base_url=vllm_server,
+        course_correction(settings=settings), model=f"openai-api/stored/{name}", model_base_url=url,
         log_dir=str(tmp_path / "logs"), display="none",
     )  # fmt: skip
     ours = {row.id: row for row in read_rows(tmp_path / "ours" / "generations", Generation)}
@@ -172,5 +190,9 @@ def test_greedy_continuations_of_a_real_model_are_the_same(
         assert usage.input_tokens + (usage.input_tokens_cache_read or 0) == ours[sample.id].num_prompt_tokens
     same = [sample.output.completion == ours[sample.id].text for sample in log.samples]
     assert sum(same) >= 0.75 * len(same)  # batches of another size may tip a token in bfloat16
-    if all(same) and record.counts["unparsed"] < record.counts["cases"]:
-        _assert_same(log, record)
+    if (scored := record.results["corr_mean"]["value"]) is not None:
+        tipped = 2 * same.count(False) / len(same)  # twice, since a text may also become one that can't be judged
+        assert _numbers(log)["Corr_mean"] == pytest.approx(scored, abs=tipped + 1e-12)
+        if all(same):
+            _assert_same(log, record)
+    return record
