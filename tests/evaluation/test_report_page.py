@@ -209,8 +209,12 @@ def test_calibration_of_the_same_judge_is_found_and_shown(sides: list[Side], tmp
     labels.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     record = calibrate.run(CalibrationConfig(output=tmp_path / "out", labels=labels, write_table=False))
     assert {cells[1].text for _, cells in judges_grid(sides, [record]).rows} == {"below"}
-    (row,) = [cells for label, cells in agreement_grid([record]).rows if label.endswith("course_corrects, all")]
+    rows_shown = agreement_grid([record]).rows
+    assert all(", on labels.jsonl: course_corrects, " in label for label, _ in rows_shown)
+    (row,) = [cells for label, cells in rows_shown if label.endswith("course_corrects, all")]
     assert [cell.text for cell in row] == ["6", "0", "1.000", "1.000", "1.000", "1.000", "1.000"]
+    on_dev = record.model_copy(update={"config": record.config | {"labels": None, "half": "dev"}})
+    assert all(", on shipped labels, dev half: " in label for label, _ in agreement_grid([on_dev]).rows)
 
 
 def test_categories_have_the_figures_of_their_prompts(config: ReportConfig, sides: list[Side]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from trimtab.artifacts import Record
@@ -13,7 +14,7 @@ from trimtab.stats import Estimate
 
 MEASURES = ("accuracy", "precision", "recall", "f1", "kappa")
 HEAD = (
-    "judge or labels, question, subset",
+    "judge or labels, on which labels: question, subset",
     "compared",
     "unparsed",
     "accuracy",
@@ -47,7 +48,7 @@ def _is_calibrated(record: Record, calibrations: Sequence[Record]) -> bool:
 
 def agreement_grid(calibrations: Sequence[Record]) -> Grid:
     """How far judges, or second people, agree with labels: a row for each question and subset."""
-    rows = [(f"{_who(record, question)}, {question}, {subset.replace('_', ' ')}", _agreement(part))
+    rows = [(f"{_who(record, question)}, on {_which(record)}: {question}, {subset.replace('_', ' ')}", _agreement(part))
             for record in calibrations for question, parts in record.results["questions"].items()
             for subset, part in parts.items()]  # fmt: skip
     return Grid("Agreement of judges with labels", HEAD, rows, "Precision, recall and F1 are those of “yes”.")
@@ -57,6 +58,12 @@ def _who(record: Record, question: str) -> str:
     if "against" in record.results:
         return f"labels {record.results['against']}"
     return str(record.results["judge"][question]).partition(", agreement")[0]
+
+
+def _which(record: Record) -> str:
+    """Which labels: rules do better on those that they were written on."""
+    named, half = record.config.get("labels"), record.config.get("half")
+    return (PurePosixPath(named).name if named else "shipped labels") + (f", {half} half" if half else "")
 
 
 def _agreement(part: Mapping[str, Any]) -> list[Cell]:
