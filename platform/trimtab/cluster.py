@@ -24,6 +24,7 @@ LOCAL_ENV = {
     "REPORTER_UPDATE_INTERVAL_MS": "15000",  # of 5 s: each look at the processes costs some 100 ms of a core
 }
 """Those of a local Ray, which shares its cores with the work."""
+_local: dict[str, int] = {}  # what this process's own Ray has, while it runs
 
 
 class RayConfig(Config):
@@ -76,8 +77,8 @@ def connect(config: RayConfig) -> None:
         num_cpus=config.local_cpus,
         include_dashboard=False,
         _temp_dir=str(config.temp_dir or Path(tempfile.gettempdir()) / f"trimtab-ray-{os.getuid()}"),
-        _node_ip_address="127.0.0.1",
     )
+    _local["cpus"] = config.local_cpus
 
 
 def disconnect() -> None:
@@ -85,6 +86,12 @@ def disconnect() -> None:
     import ray
 
     ray.shutdown()
+    _local.clear()
+
+
+def most_cpus() -> int | None:
+    """Logical CPUs of the local Ray that ``connect`` started; None: a cluster, which may grow."""
+    return _local.get("cpus")
 
 
 def cores_of_this_host() -> int:

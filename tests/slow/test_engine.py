@@ -70,6 +70,17 @@ def test_finished_plan_starts_no_engine(made: tuple[Path, list[PlanRow]], tiny_m
     assert sorted(path.name for path in (folder / "generations").iterdir()) == before
 
 
+def test_engines_that_leave_no_cpu_to_read_with_are_refused(
+    tiny_model: Path, ray_session: None, tmp_path: Path
+) -> None:
+    """They would wait for ever: Ray starts the engines first, and reading asks for a CPU of its own."""
+    from trimtab.cluster import most_cpus
+
+    total = int(most_cpus() or 0)
+    with pytest.raises(InputError, match=f"engine.num_actors.*raise ray.num_cpus to {total + 1}"):
+        generate(_plan(3), tmp_path / "out", tiny_model, ENGINE.model_copy(update={"num_actors": total}), "rows")
+
+
 def test_longer_plan_generates_only_what_is_missing(vllm_server: str, tmp_path: Path, ray_session: None) -> None:
     folder, plan, engine = tmp_path / "out", _plan(5), OpenAIEngine(base_url=vllm_server, model="tiny")
     generate(plan, folder, None, engine, "rows")

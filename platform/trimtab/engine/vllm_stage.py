@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.chat import Chat
+from trimtab.cluster import most_cpus
+from trimtab.config import InputError
 from trimtab.engine.config import VLLMEngine
 
 # The cheap stages must never starve the engine nor deadlock on two CPUs, and each of their processes
 # costs seconds of imports: a small share of a CPU each, and few of them.
 LIGHT_CPUS, LIGHT_TASKS = {"num_cpus": 0.1}, 2
+CPUS_TO_READ = 1  # of the stage that reads the plan: what Ray gives a repartition
 LIGHT = {**LIGHT_CPUS, "concurrency": LIGHT_TASKS}
 ACTORS_PER_LIGHT_TASK = 8  # a task renders and tokenizes some 1,000 rows a second, a large GPU's engine asks for 30
 
@@ -25,9 +28,14 @@ OFFLINE_BATCHED_TOKENS = {"cpu": 4096, "gpu": 8192}
 
 
 def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
-    """Plan rows to generations, by vLLM actors: token ids in, text out."""
+    """Plan rows to generations, by vLLM actors: token ids in, text out.
+
+    Raises:
+        InputError: the engines would leave no CPU of a local Ray for reading the plan.
+    """
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
+    _leave_room(engine)
     # Nobody reads along: an answer is put together once, at its end.
     offline = {"max_num_batched_tokens": OFFLINE_BATCHED_TOKENS["gpu" if engine.accelerators else "cpu"],
                "stream_interval": engine.max_model_len}  # fmt: skip
@@ -49,6 +57,15 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
         preprocess_map_kwargs=light, postprocess_map_kwargs=light,
     )  # fmt: skip
     return processor(rows).map(_to_generation, **light)
+
+
+def _leave_room(engine: VLLMEngine) -> None:
+    """Refuse engines that take every CPU: the stage that reads would wait for one for ever, and they for it."""
+    total, asked = most_cpus(), engine.most_actors * engine.tensor_parallel_size * engine.cpus_per_actor
+    if total is not None and asked + CPUS_TO_READ > total:
+        problem = f"engines that ask for {asked:g} CPUs leave none to read with: this Ray has {total:g}"
+        remedy = f"start fewer, or raise ray.num_cpus to {math.ceil(asked + CPUS_TO_READ)}"
+        raise InputError("engine.num_actors", engine.most_actors, problem, remedy)
 
 
 def num_batches(engine: VLLMEngine) -> int:
