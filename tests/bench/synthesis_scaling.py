@@ -44,8 +44,8 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
                "tokens_per_s": rates}  # fmt: skip
     settings = {"model": MODEL, "requests": NUM_REQUESTS, "counts": counts, "one_core_each": True, "assumed": ASSUMED,
                 "engine": ONE.model_dump(mode="json"),
-                "clock": "between the times at which a quarter and three quarters of the rows were done, when all engines "
-                         "hold rows; a row's tokens are spread over its time in the engine",
+                "clock": "between the times at which a quarter and three quarters of the rows were done, when all "
+                         "engines hold rows; a row's tokens are spread over its time in the engine",
                 "bare_engines": "vllm.LLM with the same arguments, without Ray: what the machine itself allows",
                 "hours_by_gpus": {gpus: _hours(gpus) for gpus in (1, 8, 64)},
                 "note": "the hours are arithmetic on the assumptions; actors share nothing"}  # fmt: skip
