@@ -1,8 +1,4 @@
-"""A peer of our engine on the same plan, as a process of its own: bare vLLM, or transformers' generate.
-
-The clock of both engines is that of a steady state (``middle_rate``): what happens while the first rows come in and
-the last ones go out depends on the number of rows. The rate of the whole plan is given as well.
-"""
+"""A peer of our engine on the same plan, as a process of its own: bare vLLM, or transformers' generate."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +31,7 @@ def main() -> None:
     prompts = [chat.prompt_ids(row.system, row.prompt, row.prefill) for row in rows]
     engine = VLLMEngine.model_validate(given["engine"])
     made = MAKE[given["side"]](prompts, rows[0].max_tokens, given["model"], engine)
-    print(json.dumps({"tokens_per_s": made["tokens"] / made["seconds"]} | made))
-
-
-def middle_rate(num_tokens: int, ends: Sequence[float]) -> float:
-    """Tokens a second between the first and the last quarter of the rows, by the time at which rows were done.
-
-    Args:
-        num_tokens: of all rows; each counts as the mean, since ``vllm.LLM`` tells when a row is done but not which.
-        ends: a time for each row.
-    """
-    ends = sorted(ends)
-    first, last = len(ends) // 4, 3 * len(ends) // 4
-    return num_tokens * (last - first) / len(ends) / (ends[last] - ends[first])
+    print(json.dumps(made | {"tokens_per_s": made["tokens"] / made["seconds"]}))
 
 
 def _vllm(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngine) -> dict[str, Any]:
@@ -67,19 +50,9 @@ def _vllm_ours(prompts: list[list[int]], max_tokens: int, model: str, engine: VL
 def _llm(
     prompts: list[list[int]], max_tokens: int, model: str, env: dict[str, str], arguments: dict[str, Any]
 ) -> dict[str, Any]:
-    """Rates of ``vllm.LLM`` on all prompts; loading and warm-up left out."""
+    """Rate of ``vllm.LLM`` on all prompts; loading and warm-up left out."""
     os.environ |= env
-    from tqdm import tqdm
     from vllm import LLM, SamplingParams
-
-    ends: list[float] = []
-
-    class Clock(tqdm):  # type: ignore[type-arg]
-        """vLLM's own progress bar, told of each row that is done, as a clock."""
-
-        def update(self, n: float | None = 1) -> None:
-            self.n += n or 0
-            ends.append(time.perf_counter())
 
     llm = LLM(model=model, **arguments)
     sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
@@ -87,11 +60,9 @@ def _llm(
     llm.generate(inputs[:NUM_WARM_UP], sampling, use_tqdm=False)
     llm.reset_prefix_cache()
     started = time.perf_counter()
-    done = llm.generate(inputs, sampling, use_tqdm=lambda **bar: Clock(**bar, disable=False, file=sys.stderr))
+    done = llm.generate(inputs, sampling, use_tqdm=False)
     seconds = time.perf_counter() - started
-    tokens = sum(len(row.outputs[0].token_ids) for row in done)
-    return {"tokens_per_s": middle_rate(tokens, ends), "tokens_per_s_whole": tokens / seconds,
-            "tokens": tokens, "seconds": seconds, "rows": len(done)}  # fmt: skip
+    return {"tokens": sum(len(row.outputs[0].token_ids) for row in done), "seconds": seconds, "rows": len(done)}
 
 
 def _hf(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngine) -> dict[str, Any]:
