@@ -7,14 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tests.bench._training import MODEL, side
 from tests.bench.synthesis_engine import NUM_REQUESTS, synthesized
 from trimtab import models
 from trimtab.console import quiet, say
 from trimtab.engine import VLLMEngine
-from trimtab.schemas import Generation, read_rows
 
 # An actor holds twice ``max_num_seqs`` rows: so few that the engine that is up first can't take the whole plan.
 ONE = VLLMEngine(cores_per_actor=1, kv_cache_gib=1, max_num_seqs=64, rows_per_batch=16)
@@ -33,8 +30,7 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch, quiet(Path(scratch) / "log"):
         folder = Path(scratch)
         for name, engine in (("one", ONE), ("two", TWO)):
-            _, counts = synthesized(folder / name, engine, NUM_REQUESTS)
-            rates[name] = middle_rate(read_rows(folder / name / "generations", Generation))
+            rates[name], counts = synthesized(folder / name, engine, NUM_REQUESTS)
             say(f"  {name}: {rates[name]:.0f} tokens/s")
         for name, copies in (("one_bare", 1), ("two_bare", 2)):
             rates[name] = _bare(folder, copies)
@@ -44,8 +40,7 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
                "tokens_per_s": rates}  # fmt: skip
     settings = {"model": MODEL, "requests": NUM_REQUESTS, "counts": counts, "one_core_each": True, "assumed": ASSUMED,
                 "engine": ONE.model_dump(mode="json"),
-                "clock": "between the times at which a quarter and three quarters of the rows were done, when all "
-                         "engines hold rows; a row's tokens are spread over its time in the engine",
+                "clock": "from the first row in an engine to the last one out of the last engine; loading left out",
                 "bare_engines": "vllm.LLM with the same arguments, without Ray: what the machine itself allows",
                 "hours_by_gpus": {gpus: _hours(gpus) for gpus in (1, 8, 64)},
                 "note": "the hours are arithmetic on the assumptions; actors share nothing"}  # fmt: skip
@@ -55,15 +50,6 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
 def _hours(gpus: int) -> float:
     tokens = ASSUMED["generations"] * ASSUMED["new_tokens"]
     return (tokens / (ASSUMED["tokens_per_s_of_one_gpu"] * gpus) + ASSUMED["start_s"]) / 3600
-
-
-def middle_rate(rows: list[Generation]) -> float:
-    """Tokens a second between the times at which a quarter and three quarters of the rows were done."""
-    ends = np.array([row.finished_at for row in rows])
-    seconds = np.array([row.seconds for row in rows])
-    first, last = np.quantile(ends, (0.25, 0.75))
-    inside = np.clip(np.minimum(ends, last) - np.maximum(ends - seconds, first), 0, None) / seconds
-    return float(np.dot(inside, [row.num_tokens for row in rows]) / (last - first))
 
 
 def _bare(folder: Path, copies: int) -> float:
