@@ -111,7 +111,6 @@ def test_benign_prompts_are_distinct_and_no_request_of_the_sample() -> None:
         "evaluation_openers.txt",
         "judge_rules.txt",
         "judge_rules_2.txt",
-        "judge_rules_3.txt",
     ],
 )
 def test_comments_and_empty_lines_are_not_read(name: str) -> None:

@@ -117,7 +117,7 @@ def test_model_cards_table_holds_every_measure_and_no_markup_of_anybodys(sides: 
     assert f"- dpo, evaluate prefill: `{record.fingerprint}`" in lines
     known = markdown.plain(described(RulesJudge(), "course_corrects"))
     unknown = markdown.plain(described(RulesJudge(), "is_safe"))
-    assert "held_out half" in known
+    assert "fresh half" in known
     assert unknown.endswith("agreement with labels unknown")
     assert all(any(said in line for line in lines) for said in (known, unknown))
 

@@ -68,7 +68,7 @@ def test_shipped_table_knows_the_rules() -> None:
     for judge in (RulesJudge(version="rules-1"), RulesJudge(version="rules-2")):
         found = known_agreement(judge, "course_corrects")
         assert found is not None
-        assert found.labels.startswith("course_corrects.jsonl, held_out half (")
+        assert found.labels.startswith("course_corrects_fresh.jsonl, fresh half (")
         assert "on those without a trigger of training" in described(judge, "course_corrects")
 
 

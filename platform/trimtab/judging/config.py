@@ -20,7 +20,7 @@ from trimtab.files import LocalPath
 from trimtab.judging.prompts import digests
 from trimtab.schemas import make_id
 
-RulesVersion = Literal["rules-1", "rules-2", "rules-3"]
+RulesVersion = Literal["rules-1", "rules-2"]
 
 
 class RulesJudge(Config):
@@ -29,7 +29,7 @@ class RulesJudge(Config):
     type: Literal["rules"] = "rules"
     version: RulesVersion = "rules-2"
     """``rules-1``: any phrase of a list is a turn. ``rules-2``: phrases are weighed, with what comes after them.
-    ``rules-3``: so are wordings by what they mean, read as words. A version's verdicts never change."""
+    A version's verdicts never change."""
 
     @property
     def description(self) -> str:

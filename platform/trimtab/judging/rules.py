@@ -13,7 +13,6 @@ from trimtab.config import InputError
 from trimtab.data import lines
 from trimtab.judging.config import RulesJudge, RulesVersion
 from trimtab.judging.questions import Answer, Item, Judged, Question
-from trimtab.judging.standing import turns_from_harm
 from trimtab.judging.weighing import turns_away
 
 MIN_WORDS = 3
@@ -55,7 +54,6 @@ def _holds_a_phrase(text: str) -> bool:
 TURNS_AWAY: dict[RulesVersion, Callable[[str], bool]] = {
     "rules-1": _holds_a_phrase,
     "rules-2": turns_away,
-    "rules-3": turns_from_harm,
 }
 
 
