@@ -149,7 +149,9 @@ def test_shipped_agreement_is_what_the_shipped_labels_give(tmp_path: Path, versi
     table = json.loads((SHIPPED / "judges" / "agreement.json").read_text(encoding="utf-8"))
     shipped = KnownAgreement.model_validate(table[agreement_id(judge, "course_corrects")])
     assert computed is not None
-    assert computed.model_dump(exclude={"created"}) == pytest.approx(shipped.model_dump(exclude={"created"}))
+    expected = shipped.model_dump(exclude={"created"})
+    near = {name: pytest.approx(value) if isinstance(value, dict) else value for name, value in expected.items()}
+    assert computed.model_dump(exclude={"created"}) == near
 
 
 @pytest.mark.parametrize(("version", "half"), [("rules-2", "dev"), ("rules-2", None), ("rules-1", "held_out")])
