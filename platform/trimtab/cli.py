@@ -57,6 +57,7 @@ def run_stage_command(
     Args:
         work: called with the configuration instead of the stage's ``run``; may print, and give no record.
     """
+    from trimtab import cluster
     from trimtab.artifacts import disk_errors_are_input_errors
     from trimtab.config import load
     from trimtab.console import quiet, say
@@ -68,7 +69,7 @@ def run_stage_command(
         typer.echo(resolved.dump_yaml(), nl=False)
         return
     log = log_of(command, getattr(resolved, "output", None))
-    with disk_errors_are_input_errors(log), quiet(log):
+    with disk_errors_are_input_errors(log), quiet(log), cluster.left_at_the_end():
         say(f"{command}: log of the libraries: {log}")
         place = getattr(resolved, "output", log)
         with _failure_in_one_line(command, log), disk_errors_are_input_errors(place):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from trimtab.config import Config, InputError, placement
@@ -87,6 +90,22 @@ def disconnect() -> None:
 
     ray.shutdown()
     _local.clear()
+
+
+@contextlib.contextmanager
+def left_at_the_end() -> Iterator[None]:
+    """Leave the Ray that the block connects to, so that what its workers still say is part of the block's noise."""
+    before = _is_connected()
+    try:
+        yield
+    finally:
+        if not before and _is_connected():
+            disconnect()
+
+
+def _is_connected() -> bool:
+    """Whether Ray is in use; doesn't load it."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def most_cpus() -> int | None:

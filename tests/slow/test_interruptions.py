@@ -136,3 +136,31 @@ def test_full_disk_is_one_line_and_the_same_command_finishes(tmp_path: Path) -> 
         assert len(list(iter_groups(disk / "out"))) == 400
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_failed_command_leaves_its_ray_before_the_terminal_is_the_terminal_again(
+    ray_folder: str, tmp_path: Path
+) -> None:
+    """Workers that end late would write below the line that says what went wrong."""
+    script = """
+import sys
+from pathlib import Path
+import ray
+from trimtab import cluster
+from trimtab.console import quiet, say
+try:
+    with quiet(Path(sys.argv[1])), cluster.left_at_the_end():
+        cluster.connect(cluster.RayConfig(temp_dir=Path(sys.argv[2])))
+        with cluster.left_at_the_end():
+            pass
+        assert ray.is_initialized()
+        ray.get(ray.remote(lambda: print("noise", flush=True)).remote())
+        say("what went wrong")
+        raise ValueError
+except ValueError:
+    assert not ray.is_initialized()
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "log"), ray_folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert (done.stdout, done.stderr) == ("what went wrong\n", "")
+    assert "noise" in (tmp_path / "log").read_text(encoding="utf-8")
