@@ -121,6 +121,11 @@ def test_engine_is_bound_only_where_it_has_all_cores_and_is_told_its_threads() -
     assert two["VLLM_CPU_OMP_THREADS_BIND"] == ("nobind" if cores > 1 else "0")
 
 
+def test_engine_asks_for_huge_pages_on_cpu_alone() -> None:
+    assert engine_env(VLLMEngine())["THP_MEM_ALLOC_ENABLE"] == "1"
+    assert "THP_MEM_ALLOC_ENABLE" not in engine_env(VLLMEngine(accelerators=1))
+
+
 def test_token_budget_is_vllms_own_unless_given() -> None:
     assert "max_num_batched_tokens" not in engine_kwargs(VLLMEngine())
     assert engine_kwargs(VLLMEngine(max_num_batched_tokens=64))["max_num_batched_tokens"] == 64

@@ -64,7 +64,7 @@ def connect(config: RayConfig) -> None:
     """
     import ray
 
-    if ray.is_initialized():
+    if _is_connected():
         return
     address = config.where
     for name, value in (RAY_ENV if address else RAY_ENV | LOCAL_ENV).items():

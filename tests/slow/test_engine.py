@@ -76,7 +76,8 @@ def test_engines_that_leave_no_cpu_to_read_with_are_refused(
     """They would wait for ever: Ray starts the engines first, and reading asks for a CPU of its own."""
     from trimtab.cluster import most_cpus
 
-    total = int(most_cpus() or 0)
+    total = most_cpus()
+    assert total
     with pytest.raises(InputError, match=f"engine.num_actors.*raise ray.num_cpus to {total + 1}"):
         generate(_plan(3), tmp_path / "out", tiny_model, ENGINE.model_copy(update={"num_actors": total}), "rows")
 

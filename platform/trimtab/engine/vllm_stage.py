@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trimtab.chat import Chat
-from trimtab.cluster import most_cpus
+from trimtab.cluster import cores_of_this_host, most_cpus
 from trimtab.config import InputError
 from trimtab.engine.config import VLLMEngine
 
@@ -61,7 +60,7 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
 
 def _leave_room(engine: VLLMEngine) -> None:
     """Refuse engines that take every CPU: the stage that reads would wait for one for ever, and they for it."""
-    total, asked = most_cpus(), engine.most_actors * engine.tensor_parallel_size * engine.cpus_per_actor
+    total, asked = most_cpus(), engine.most_actors * sum(bundle["CPU"] for bundle in bundles(engine))
     if total is not None and asked + CPUS_TO_READ > total:
         problem = f"engines that ask for {asked:g} CPUs leave none to read with: this Ray has {total:g}"
         remedy = f"start fewer, or raise ray.num_cpus to {math.ceil(asked + CPUS_TO_READ)}"
@@ -111,7 +110,7 @@ def engine_env(engine: VLLMEngine) -> dict[str, str]:
     env = {"HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if engine.accelerators:
         return env
-    cores = len(os.sched_getaffinity(0))
+    cores = cores_of_this_host()
     mine = min(cores, engine.cores_per_actor or max(1, cores // engine.most_actors))
     bound = f"0-{mine - 1}" if mine > 1 else "0"
     # Engines that share a machine must not be bound: they would all take the same cores.
