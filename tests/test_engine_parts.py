@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from upath import UPath
 
-from trimtab.engine import VLLMEngine, engine_env, engine_kwargs
+from trimtab.engine import VLLMEngine, bundles, engine_env, engine_kwargs
 from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
 from trimtab.engine.run import _verify
 from trimtab.engine.telemetry import _samples
@@ -116,9 +116,23 @@ def test_plan_row_of_an_older_version_continues_its_turn(tiny_tokenizer_folder: 
 def test_engine_is_bound_only_where_it_has_all_cores_and_is_told_its_threads() -> None:
     cores = len(os.sched_getaffinity(0))
     alone, two = engine_env(VLLMEngine()), engine_env(VLLMEngine(num_actors=2 * cores))
-    assert (alone["VLLM_CPU_OMP_THREADS_BIND"] != "nobind", alone["OMP_NUM_THREADS"]) == (True, str(cores))
+    assert (alone["OMP_PLACES"], alone["OMP_NUM_THREADS"]) == (f"{{0:{cores}}}", str(cores))
     assert two["OMP_NUM_THREADS"] == "1"
-    assert two["VLLM_CPU_OMP_THREADS_BIND"] == ("nobind" if cores > 1 else "0")
+    assert ("OMP_PLACES" in two) == (cores == 1)
+
+
+def test_workers_of_one_engine_on_cpu_share_its_cores() -> None:
+    alone, both = (engine_env(VLLMEngine(tensor_parallel_size=size, cores_per_actor=4)) for size in (1, 2))
+    assert alone["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in both
+    assert both["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert int(both["OMP_NUM_THREADS"]) == max(1, int(alone["OMP_NUM_THREADS"]) // 2)
+
+
+def test_tensor_parallel_engine_on_cpu_is_processes_of_one_node() -> None:
+    cpu, gpu = (VLLMEngine(tensor_parallel_size=2, cpus_per_actor=3, accelerators=number) for number in (0, 2))
+    assert (bundles(cpu), engine_kwargs(cpu)["distributed_executor_backend"]) == ([{"CPU": 6}], "mp")
+    assert (bundles(gpu), "distributed_executor_backend" in engine_kwargs(gpu)) == ([{"CPU": 3, "GPU": 1}] * 2, False)
 
 
 def test_engine_asks_for_huge_pages_on_cpu_alone() -> None:

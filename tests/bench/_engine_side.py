@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.chat import Chat
+from trimtab.cluster import cores_of_this_host
 from trimtab.engine import VLLMEngine, engine_env, engine_kwargs
-from trimtab.engine.vllm_stage import HUGE_PAGES
 from trimtab.schemas import PlanRow, read_rows
 
 HF_BATCH = 40
 HF_ROWS = 240
 """So many rows are enough for a steady rate of ``generate``, which takes three times as long."""
 NUM_WARM_UP = 8
+GIVEN = ("VLLM_CPU_KVCACHE_SPACE", "OMP_NUM_THREADS", "VLLM_NO_USAGE_STATS")
+"""What bare vLLM gets of our environment; the rest is its own."""
 
 
 def main() -> None:
@@ -38,8 +40,14 @@ def _vllm(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEng
     """``vllm.LLM`` as it is, on the same cores and with the same cache space as our own actor, eager, same dtype."""
     kept = ("max_model_len", "dtype", "enforce_eager", "seed")
     arguments = {name: engine_kwargs(engine)[name] for name in kept}
-    env = {name: value for name, value in engine_env(engine).items() if name not in HUGE_PAGES}
-    return _llm(prompts, max_tokens, model, env, arguments)
+    return _llm(prompts, max_tokens, model, bare_env(engine), arguments)
+
+
+def bare_env(engine: VLLMEngine) -> dict[str, str]:
+    """vLLM's own way of working, with our actor's cache space and on all cores."""
+    return {name: engine_env(engine)[name] for name in GIVEN} | {
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{cores_of_this_host() - 1}"
+    }
 
 
 def _vllm_ours(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngine) -> dict[str, Any]:

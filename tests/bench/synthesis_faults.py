@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -118,7 +119,11 @@ class Drill:
         if self.kind == "driver":
             process.kill()
         elif self.kind == "node":
+            lost = self._below_the_raylet()
             self.cluster.remove_node(self.node, allow_graceful=False)
+            for victim in lost:  # a machine that is gone takes all its processes along
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    victim.kill()
             self.node = self.cluster.add_node(num_cpus=NODE_CPUS)
         else:
             for victim in self._processes(PATTERNS[self.kind]):
@@ -126,11 +131,15 @@ class Drill:
 
     def _processes(self, pattern: str) -> list[psutil.Process]:
         """Processes of this drill's worker node whose title holds a text."""
-        raylets = [info.process.pid for infos in self.node.all_processes.values() for info in infos]
-        below = [child for pid in raylets for child in psutil.Process(pid).children(recursive=True)]
+        below = self._below_the_raylet()
         found = [process for process in below if pattern in " ".join(process.cmdline())]
         assert found, f"no process {pattern} to kill among {[' '.join(p.cmdline())[:60] for p in below]}"
         return found
+
+    def _below_the_raylet(self) -> list[psutil.Process]:
+        """All processes that this drill's worker node has started."""
+        starters = [info.process.pid for infos in self.node.all_processes.values() for info in infos]
+        return [child for pid in starters for child in psutil.Process(pid).children(recursive=True)]
 
     def _counts(self) -> dict[str, Any]:
         plan = {row.id for row in read_rows(self.output / "plan", PlanRow)}
