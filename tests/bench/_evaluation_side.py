@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.bench._engine_side import bare_env
 from trimtab.chat import Chat
-from trimtab.engine import VLLMEngine, engine_env, engine_kwargs
+from trimtab.engine import VLLMEngine, engine_kwargs
 from trimtab.schemas import PlanRow, read_rows
 
 HF_BATCH = 10
@@ -34,8 +35,8 @@ def main() -> None:
 
 
 def _vllm(prompts: list[list[int]], like: PlanRow, model: str, engine: VLLMEngine) -> dict[str, Any]:
-    """``vllm.LLM`` with our actor's environment and arguments, but its own block size; loading left out."""
-    os.environ |= engine_env(engine)
+    """``vllm.LLM`` as it works by itself, with our actor's arguments but its own block size; loading left out."""
+    os.environ |= bare_env(engine)
     from vllm import LLM, SamplingParams
 
     kwargs = {name: value for name, value in engine_kwargs(engine).items() if name != "block_size"}
