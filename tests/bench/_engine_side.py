@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ def main() -> None:
     With ``part`` and ``rows`` it takes every ``rows``-th row of the plan, from ``part`` on.
     """
     given = json.loads(sys.argv[1])
+    engine = VLLMEngine.model_validate(given["engine"])
+    os.environ |= ENVS[given["side"]](engine)  # now: OpenMP reads it once, when torch is loaded
     rows = read_rows(Path(given["plan"]), PlanRow)[given.get("part", 0) :: given.get("rows", 1)]
     chat = Chat.from_folder(given["model"])
     prompts = [chat.prompt_ids(row.system, row.prompt, row.prefill) for row in rows]
-    engine = VLLMEngine.model_validate(given["engine"])
     made = MAKE[given["side"]](prompts, rows[0].max_tokens, given["model"], engine)
     print(json.dumps(made | {"tokens_per_s": made["tokens"] / made["seconds"]}))
 
@@ -40,7 +42,7 @@ def _vllm(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEng
     """``vllm.LLM`` as it is, on the same cores and with the same cache space as our own actor, eager, same dtype."""
     kept = ("max_model_len", "dtype", "enforce_eager", "seed")
     arguments = {name: engine_kwargs(engine)[name] for name in kept}
-    return _llm(prompts, max_tokens, model, bare_env(engine), arguments)
+    return _llm(prompts, max_tokens, model, arguments)
 
 
 def bare_env(engine: VLLMEngine) -> dict[str, str]:
@@ -52,14 +54,11 @@ def bare_env(engine: VLLMEngine) -> dict[str, str]:
 
 def _vllm_ours(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngine) -> dict[str, Any]:
     """``vllm.LLM`` with all arguments of our own actor: what Ray and the stages around the engine cost."""
-    return _llm(prompts, max_tokens, model, engine_env(engine), engine_kwargs(engine))
+    return _llm(prompts, max_tokens, model, engine_kwargs(engine))
 
 
-def _llm(
-    prompts: list[list[int]], max_tokens: int, model: str, env: dict[str, str], arguments: dict[str, Any]
-) -> dict[str, Any]:
+def _llm(prompts: list[list[int]], max_tokens: int, model: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Rate of ``vllm.LLM`` on all prompts; loading and warm-up left out."""
-    os.environ |= env
     from vllm import LLM, SamplingParams
 
     llm = LLM(model=model, **arguments)
@@ -100,6 +99,9 @@ def _num_written(ids: list[int], end: int) -> int:
 
 
 MAKE = {"vllm": _vllm, "vllm_with_our_arguments": _vllm_ours, "hf": _hf}
+ENVS: dict[str, Callable[[VLLMEngine], dict[str, str]]] = {
+    "vllm": bare_env, "vllm_with_our_arguments": engine_env, "hf": lambda engine: {},
+}  # fmt: skip
 
 
 if __name__ == "__main__":
