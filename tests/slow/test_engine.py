@@ -37,7 +37,9 @@ def _greedy(folder: Path, row: PlanRow) -> list[int]:
 @pytest.fixture(scope="module")
 def made(tiny_model: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[PlanRow]]:
     folder = tmp_path_factory.mktemp("engine") / "out"
-    plan = [*_plan(11), PlanRow(id="long", request_id="q", kind="SR", prompt="word " * 2000, max_tokens=6)]
+    sure = [row.model_copy(update={"id": f"sure{i}", "temperature": 2.0, "top_p": 1e-6})
+            for i, row in enumerate(_plan(4))]  # fmt: skip
+    plan = [*_plan(11), *sure, PlanRow(id="long", request_id="q", kind="SR", prompt="word " * 2000, max_tokens=6)]
     generate(plan, folder, tiny_model, ENGINE.model_copy(update={"dtype": "float32"}), "rows")
     return folder, plan
 
@@ -54,13 +56,43 @@ def test_prefilled_turns_are_continued_token_exactly(made: tuple[Path, list[Plan
         assert generation.text == chat.tokenizer.decode(expected, skip_special_tokens=True)
 
 
+def test_nucleus_of_one_token_is_greedy_at_any_temperature(made: tuple[Path, list[PlanRow]], tiny_model: Path) -> None:
+    folder, plan = made
+    texts = {row.id: row.text for row in generate(plan, folder, tiny_model, ENGINE, "rows")}
+    assert [texts[f"sure{i}"] for i in range(4)] == [texts[f"row{i:03d}"] for i in range(4)]
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.7, 0.95])
+@pytest.mark.parametrize("spread", [0.1, 3.0, 6.0])
+def test_nucleus_holds_the_tokens_of_vllms_top_p(spread: float, top_p: float) -> None:
+    """Flat rows, whose nucleus is larger than what is picked, and steep ones; rows without one stay as they are."""
+    import torch
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import BatchUpdate
+    from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+
+    from trimtab.engine.nucleus import Nucleus
+
+    logits = torch.randn(8, 5000, generator=torch.Generator().manual_seed(0)) * spread
+    logits[0] = 0.001 * logits[0]
+    nucleus, params = Nucleus(None, None, False), SamplingParams(extra_args={"nucleus": top_p})
+    rows = [(row, params if row % 3 else SamplingParams(), None, []) for row in range(8)]
+    nucleus.update_state(BatchUpdate(batch_size=8, removed=[], added=rows, moved=[]))
+    with_one = torch.tensor([row for row in range(8) if row % 3])
+    expected = logits.clone()
+    expected[with_one] = apply_top_k_top_p(logits[with_one], None, torch.full((len(with_one),), top_p))
+    assert torch.equal(nucleus.apply(logits.clone()), expected)
+    nucleus.update_state(BatchUpdate(batch_size=0, removed=list(range(8)), added=[], moved=[]))
+    assert torch.equal(nucleus.apply(logits.clone()), logits)
+
+
 def test_row_that_does_not_fit_carries_its_error_and_the_others_live(
     made: tuple[Path, list[PlanRow]], tiny_model: Path
 ) -> None:
     folder, plan = made
     written = generate(plan, folder, tiny_model, ENGINE, "rows")
     assert written[-1].error
-    assert not any(row.error for row in written[:-1])
+    assert [row.error for row in written[:-1] if row.error] == []
 
 
 def test_finished_plan_starts_no_engine(made: tuple[Path, list[PlanRow]], tiny_model: Path) -> None:

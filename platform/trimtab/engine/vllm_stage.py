@@ -25,6 +25,7 @@ HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 # On CPU vLLM starts a worker process beside the one that schedules, only to bind its threads, which ``engine_env`` does
 # by itself: without it a step costs no message between them (a tenth more tokens a second), a start one import less.
 ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+NUCLEUS = "trimtab.engine.nucleus:Nucleus"
 # What ``vllm.LLM`` takes; the asynchronous engine, which Ray Data runs, would take a server's 2048.
 OFFLINE_BATCHED_TOKENS = {"cpu": 4096, "gpu": 8192}
 
@@ -39,12 +40,14 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
 
     _leave_room(engine)
     # Nobody reads along: an answer is put together once, at its end.
-    offline = {"max_num_batched_tokens": OFFLINE_BATCHED_TOKENS["gpu" if engine.accelerators else "cpu"],
-               "stream_interval": engine.max_model_len}  # fmt: skip
+    kind = "gpu" if engine.accelerators else "cpu"
+    offline = {"max_num_batched_tokens": OFFLINE_BATCHED_TOKENS[kind], "stream_interval": engine.max_model_len}
     light = LIGHT | {"concurrency": num_light_tasks(engine)}
+    has_nucleus = kind == "cpu" and "speculative_config" not in engine.engine_kwargs  # vLLM takes one of the two
+    processors = {"logits_processors": [NUCLEUS]} if has_nucleus else {}
     config = vLLMEngineProcessorConfig(
         model_source=str(model),
-        engine_kwargs=offline | engine_kwargs(engine),
+        engine_kwargs=offline | processors | engine_kwargs(engine),
         runtime_env={"env_vars": engine_env(engine)},
         placement_group_config={"bundles": bundles(engine)},
         batch_size=engine.rows_per_batch,
@@ -55,7 +58,7 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
         chat_template_stage=False, tokenize_stage=False, detokenize_stage=False,
     )  # fmt: skip
     processor = build_processor(
-        config, preprocess=partial(_to_engine_row, str(model)),
+        config, preprocess=partial(_to_engine_row, str(model), has_nucleus),
         preprocess_map_kwargs=light, postprocess_map_kwargs=light,
     )  # fmt: skip
     return processor(rows).map(_to_generation, **light)
@@ -126,10 +129,11 @@ def engine_env(engine: VLLMEngine) -> dict[str, str]:
     return env | ONE_PROCESS | bound | {"OMP_NUM_THREADS": str(mine)}
 
 
-def _to_engine_row(model: str, row: dict[str, Any]) -> dict[str, Any]:
+def _to_engine_row(model: str, has_nucleus: bool, row: dict[str, Any]) -> dict[str, Any]:
     """A plan row as Ray's vLLM stage wants it."""
     ids = Chat.from_folder(model).prompt_ids(row["system"], row["prompt"], row["prefill"], reopens(row))
-    sampling = {"max_tokens": row["max_tokens"], "temperature": row["temperature"], "top_p": row["top_p"]}
+    top_p = {"top_p": 1.0, "extra_args": {"nucleus": row["top_p"]}} if has_nucleus else {"top_p": row["top_p"]}
+    sampling = {"max_tokens": row["max_tokens"], "temperature": row["temperature"], **top_p}
     return {"id": row["id"], "shard": row["shard"], "tokenized_prompt": ids, "sampling_params": sampling}
 
 

@@ -69,7 +69,7 @@ class PrefillConfig(ModelsConfig):
     """The safety configuration of the system turn; none: no system turn of ours."""
     max_tokens: int = Field(32, ge=1)
     """New tokens of a continuation (paper: 32)."""
-    temperature: float = Field(0.8, ge=0)
+    temperature: float = Field(0.8, ge=0, le=2)
     """Sampling temperature (paper: 0.8)."""
     top_p: float = Field(0.7, gt=0, le=1)
     """Nucleus (paper: 0.7)."""

@@ -75,7 +75,7 @@ class OpenAIJudge(ModelJudge):
     """Address of the API, ending in /v1."""
     api_key_env: str = placement("OPENAI_API_KEY")
     """Environment variable that holds the key; never the key itself."""
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(0.0, ge=0, le=2)
     """Sampling temperature (paper: 0)."""
     seed: int = 42
     """Seed that is sent (paper: 42)."""

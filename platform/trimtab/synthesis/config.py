@@ -32,7 +32,7 @@ class SynthesisConfig(Config):
     recipe: Recipe = CourseCorrectionRecipe()
     quality: QualityConfig = QualityConfig()
     """What a generation must be like; others are quarantined."""
-    retry_temperature: float = Field(0.7, ge=0)
+    retry_temperature: float = Field(0.7, ge=0, le=2)
     """Least temperature with which ``--retry-quarantined`` tries again: a greedy answer would only come again."""
     engine: EngineConfig = VLLMEngine()
     requests_per_shard: int = placement(500, ge=1)

@@ -41,7 +41,7 @@ class CourseCorrectionRecipe(Config):
     """SR: the model's own answer (paper), or the row's safe response where it has one."""
     max_tokens: int = Field(128, ge=1)
     """New tokens of each generation (paper: 128)."""
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(0.0, ge=0, le=2)
     """Sampling temperature; 0 is greedy (paper)."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus sampling."""

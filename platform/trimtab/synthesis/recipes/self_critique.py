@@ -61,7 +61,7 @@ class SelfCritiqueRecipe(Config):
     """New tokens of the critique."""
     trim_unfinished: bool = True
     """End a generation that ran out of tokens at its last whole sentence."""
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(0.0, ge=0, le=2)
     """Sampling temperature of all steps; 0 takes the likeliest token."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Share of the probability that is sampled from."""
