@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tests.bench._training import MODEL, side, source
@@ -19,7 +20,20 @@ NUM_REQUESTS = 60
 LOOK_EVERY_S = 5.0
 ENGINE = VLLMEngine()
 GREEDY = {"temperature": 0.0, "top_p": 1.0}
-DECODING = {"greedy": GREEDY, "paper_sampling": {}}
+DECODING: dict[str, dict[str, float]] = {"greedy": GREEDY, "paper_sampling": {}}
+NUM_ROUNDS = 3
+SIDES = {
+    "ours, greedy": ("ours", "greedy"),
+    "hf, greedy": ("hf", "greedy"),
+    "vllm, greedy": ("vllm", "greedy"),
+    "ours, paper sampling": ("ours", "paper_sampling"),
+    "hf, paper sampling": ("hf", "paper_sampling"),
+}
+RATIOS = {
+    "cases_per_s_vs_hf_greedy": ("ours, greedy", "hf, greedy"),
+    "cases_per_s_vs_hf_paper_sampling": ("ours, paper sampling", "hf, paper sampling"),
+    "cases_per_s_vs_bare_vllm": ("ours, greedy", "vllm, greedy"),
+}
 
 
 def evaluated(output: Path, decoding: dict[str, float], model: str) -> dict[str, Any]:
@@ -45,31 +59,32 @@ def evaluated(output: Path, decoding: dict[str, float], model: str) -> dict[str,
 
 
 def run() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Cases a second of each side, one after the other on the same cores, and the ratios."""
+    """Ratios of the medians over interleaved rounds on the same cores, with the least and the greatest of a round."""
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in SIDES}
     with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch, quiet(Path(scratch) / "log"):
-        folder, model = Path(scratch), str(models.fetch(MODEL))
-        ours, peers = {}, {}
-        for name, decoding in DECODING.items():
-            ours[name] = evaluated(folder / name, decoding, model)
-            say(f"  trimtab evaluate prefill, {name}: {ours[name]}")
-        for peer, name in (("hf", "greedy"), ("hf", "paper_sampling"), ("vllm", "greedy")):
-            given = {"plan": str(folder / name / "plan"), "model": model, "side": peer,
-                     "engine": ENGINE.model_dump(mode="json")}  # fmt: skip
-            peers[peer, name] = side("tests.bench._evaluation_side", given, folder / "side.log")
-            say(f"  {peer}, {name}: {peers[peer, name]}")
-
-    def ratio(peer: str, name: str) -> float:
-        return float(ours[name]["cases_per_s"] / peers[peer, name]["cases_per_s"])
-
-    figures = {
-        "cases_per_s_vs_hf_greedy": ratio("hf", "greedy"),
-        "cases_per_s_vs_hf_paper_sampling": ratio("hf", "paper_sampling"),
-        "cases_per_s_vs_bare_vllm": ratio("vllm", "greedy"),
-        "cached_share": ours["greedy"]["cached_share"],
-        "cases_per_s": {name: found["cases_per_s"] for name, found in ours.items()},
-    }
-    settings = {"model": MODEL, "requests": NUM_REQUESTS, "ours": ours, "engine": ENGINE.model_dump(mode="json"),
-                "peers": {" ".join(key): found for key, found in peers.items()}, "hf_batch": 10,
-                "peers_order": "k by k, as the released script",
+        model = str(models.fetch(MODEL))
+        for number in range(NUM_ROUNDS):
+            folder = Path(scratch) / str(number)
+            for name, (peer, decoding) in SIDES.items():
+                rounds[name].append(_measured(folder, peer, decoding, model))
+                say(f"  round {number}, {name}: {rounds[name][-1]}")
+    rates = {name: [found["cases_per_s"] for found in all_found] for name, all_found in rounds.items()}
+    cached = [found["cached_share"] for found in rounds["ours, greedy"] if found["cached_share"] is not None]
+    figures: dict[str, Any] = {"cached_share": median(cached)}
+    for figure, (ours, peer) in RATIOS.items():
+        figures[figure] = median(rates[ours]) / median(rates[peer])
+        each = [mine / theirs for mine, theirs in zip(rates[ours], rates[peer], strict=True)]
+        figures[f"{figure}_range"] = [min(each), max(each)]
+    settings = {"model": MODEL, "requests": NUM_REQUESTS, "rounds": rounds, "engine": ENGINE.model_dump(mode="json"),
+                "hf_batch": 10, "peers_order": "k by k, as the released script",
                 "clock": "from the first row in the engine to the last one out; loading left out"}  # fmt: skip
     return figures, settings
+
+
+def _measured(folder: Path, peer: str, decoding: str, model: str) -> dict[str, Any]:
+    """One side once; the peers take the plan that ours has made in this round."""
+    if peer == "ours":
+        return evaluated(folder / decoding, DECODING[decoding], model)
+    given = {"plan": str(folder / decoding / "plan"), "model": model, "side": peer,
+             "engine": ENGINE.model_dump(mode="json")}  # fmt: skip
+    return side("tests.bench._evaluation_side", given, folder / "side.log")
