@@ -36,7 +36,8 @@ LEVEL = {name: number for number, group in enumerate(LAYERS) for name in group}
 HEAVY = ("torch", "vllm", "trl", "transformers", "deepspeed", "ray")
 LAZY = (*HEAVY, "scipy", "openai", "peft", "statsmodels", "sklearn", "datasets", "matplotlib", "upath", "fsspec")
 # Modules that only exist inside a worker or behind a lazy import of their own package.
-TORCH_MODULES = {"training/policy.py", "training/trainer.py", "training/callbacks.py", "training/pairwise_trainer.py"}
+TORCH_MODULES = {"training/policy.py", "training/trainer.py", "training/callbacks.py", "training/pairwise_trainer.py",
+                 "engine/nucleus.py"}  # fmt: skip
 TOP = {"platform", "jobs", "serve", "tests", "cluster.yaml", "pyproject.toml", "README.md", "Makefile", "LICENSE",
        "CHANGELOG.md"}  # fmt: skip
 WRITTEN_BY_RUNS = {"build", "dist", "runs"}
