@@ -106,11 +106,11 @@ def test_cache_counters_are_read_by_model() -> None:
 def test_plan_row_of_an_older_version_continues_its_turn(tiny_tokenizer_folder: Path) -> None:
     row = PlanRow(id="i", request_id="r", kind="k=10", prompt="How?", prefill="Sure,", max_tokens=3).model_dump()
     model = str(tiny_tokenizer_folder)
-    continued, reopened = (_to_engine_row(model, row | {"reopen": which}) for which in (False, True))
+    continued, reopened = (_to_engine_row(model, False, row | {"reopen": which}) for which in (False, True))
     assert continued != reopened
-    assert _to_engine_row(model, row | {"reopen": None}) == continued
+    assert _to_engine_row(model, False, row | {"reopen": None}) == continued
     del row["reopen"]
-    assert _to_engine_row(model, row) == continued
+    assert _to_engine_row(model, False, row) == continued
 
 
 def test_engine_is_bound_only_where_it_has_all_cores_and_is_told_its_threads() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -39,6 +40,13 @@ def _turn(item: pytest.Item) -> int:
     if "slow" not in item.path.parts:
         return len(LONGEST) + 1
     return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _leftovers_go_here() -> Iterator[None]:
+    """What the libraries leave open is found while their warnings are ignored, not in a test of ours that comes later."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
