@@ -44,7 +44,7 @@ def _turn(item: pytest.Item) -> int:
 
 @pytest.fixture(autouse=True, scope="module")
 def _leftovers_go_here() -> Iterator[None]:
-    """What the libraries leave open is found while their warnings are ignored, not in a test of ours that comes later."""
+    """What libraries leave open is found while their warnings are ignored, not in a test of ours that comes later."""
     yield
     gc.collect()
 
