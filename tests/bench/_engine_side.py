@@ -42,7 +42,7 @@ def _vllm(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEng
     """``vllm.LLM`` as it is, on the same cores and with the same cache space as our own actor, eager, same dtype."""
     kept = ("max_model_len", "dtype", "enforce_eager", "seed")
     arguments = {name: engine_kwargs(engine)[name] for name in kept}
-    return _llm(prompts, max_tokens, model, arguments)
+    return timed(prompts, _greedy(max_tokens), model, arguments)
 
 
 def bare_env(engine: VLLMEngine) -> dict[str, str]:
@@ -54,22 +54,29 @@ def bare_env(engine: VLLMEngine) -> dict[str, str]:
 
 def _vllm_ours(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngine) -> dict[str, Any]:
     """``vllm.LLM`` with all arguments of our own actor: what Ray and the stages around the engine cost."""
-    return _llm(prompts, max_tokens, model, engine_kwargs(engine))
+    return timed(prompts, _greedy(max_tokens), model, engine_kwargs(engine))
 
 
-def _llm(prompts: list[list[int]], max_tokens: int, model: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Rate of ``vllm.LLM`` on all prompts; loading and warm-up left out."""
+def _greedy(max_tokens: int) -> dict[str, float]:
+    return {"temperature": 0.0, "max_tokens": max_tokens}
+
+
+def timed(
+    prompts: list[list[int]], sampling: dict[str, float], model: str, arguments: dict[str, Any]
+) -> dict[str, Any]:
+    """What ``vllm.LLM`` makes of all prompts, and the seconds; loading and warm-up left out."""
     from vllm import LLM, SamplingParams
 
-    llm = LLM(model=model, **arguments)
-    sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+    llm, params = LLM(model=model, **arguments), SamplingParams(**sampling)
     inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
-    llm.generate(inputs[:NUM_WARM_UP], sampling, use_tqdm=False)
+    llm.generate(inputs[:NUM_WARM_UP], params, use_tqdm=False)
     llm.reset_prefix_cache()
     started = time.perf_counter()
-    done = llm.generate(inputs, sampling, use_tqdm=False)
+    done = llm.generate(inputs, params, use_tqdm=False)
     seconds = time.perf_counter() - started
-    return {"tokens": sum(len(row.outputs[0].token_ids) for row in done), "seconds": seconds, "rows": len(done)}
+    cached = sum(row.num_cached_tokens or 0 for row in done) / sum(map(len, prompts))
+    tokens = sum(len(row.outputs[0].token_ids) for row in done)
+    return {"tokens": tokens, "seconds": seconds, "rows": len(done), "cached_share": cached}
 
 
 def _hf(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngine) -> dict[str, Any]:

@@ -12,23 +12,25 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.bench._engine_side import bare_env
+from tests.bench._engine_side import bare_env, timed
 from trimtab.chat import Chat
 from trimtab.engine import VLLMEngine, engine_kwargs
 from trimtab.schemas import PlanRow, read_rows
 
 HF_BATCH = 10
-NUM_WARM_UP = 8
 
 
 def main() -> None:
     """JSON arguments: ``side`` (vllm or hf), ``plan`` (folder of rows), ``model`` (folder), ``engine`` (config)."""
     given = json.loads(sys.argv[1])
+    engine = VLLMEngine.model_validate(given["engine"])
+    if given["side"] == "vllm":
+        os.environ |= bare_env(engine)  # now: OpenMP reads it once, when torch is loaded
     rows = sorted(read_rows(Path(given["plan"]), PlanRow), key=lambda row: int(row.kind.removeprefix("k=")))
     chat = Chat.from_folder(given["model"])
     prompts = [chat.prompt_ids(row.system, row.prompt, row.prefill, row.reopen) for row in rows]
     if given["side"] == "vllm":
-        made = _vllm(prompts, rows[0], given["model"], VLLMEngine.model_validate(given["engine"]))
+        made = _vllm(prompts, rows[0], given["model"], engine)
     else:
         made = _hf(prompts, rows[0], given["model"])
     print(json.dumps(made | {"cases": len(rows), "cases_per_s": len(rows) / made["seconds"]}))
@@ -36,20 +38,9 @@ def main() -> None:
 
 def _vllm(prompts: list[list[int]], like: PlanRow, model: str, engine: VLLMEngine) -> dict[str, Any]:
     """``vllm.LLM`` as it works by itself, with our actor's arguments but its own block size; loading left out."""
-    os.environ |= bare_env(engine)
-    from vllm import LLM, SamplingParams
-
     kwargs = {name: value for name, value in engine_kwargs(engine).items() if name != "block_size"}
-    llm = LLM(model=model, **kwargs)
-    sampling = SamplingParams(temperature=like.temperature, top_p=like.top_p, max_tokens=like.max_tokens)
-    inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
-    llm.generate(inputs[:NUM_WARM_UP], sampling, use_tqdm=False)
-    llm.reset_prefix_cache()
-    started = time.perf_counter()
-    done = llm.generate(inputs, sampling, use_tqdm=False)
-    seconds = time.perf_counter() - started
-    cached = sum(row.num_cached_tokens or 0 for row in done) / sum(map(len, prompts))
-    return {"seconds": seconds, "cached_share": cached, "tokens": sum(len(row.outputs[0].token_ids) for row in done)}
+    sampling = {"temperature": like.temperature, "top_p": like.top_p, "max_tokens": like.max_tokens}
+    return timed(prompts, sampling, model, kwargs)
 
 
 def _hf(prompts: list[list[int]], like: PlanRow, model: str) -> dict[str, Any]:
