@@ -76,6 +76,8 @@ def test_empty_file_is_all_defaults(tmp_path: Path) -> None:
     [
         (["name=x", "coutn=2"], r"^coutn: 2: unknown key; did you mean count\?$"),
         (["name=x", "inner.dpeth=2"], r"^inner.dpeth: 2: unknown key; did you mean depth\?$"),
+        (["name=x", "depth=2"], r"^depth: 2: unknown key; did you mean inner.depth\?$"),
+        (["name=x", "inner.coutn=2"], r"^inner.coutn: 2: unknown key; did you mean count\?$"),
         (["name=x", "zzz=2"], r"^zzz: 2: unknown key; remove it; --dry-run shows the keys$"),
         ([], r"^name: missing: a value is needed; add it to the file or --set name=\.\.\.$"),
         (["name=x", "count=0"], r"^count: 0: Input should be greater than or equal to 1; "),

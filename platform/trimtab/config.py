@@ -6,7 +6,7 @@ Defaults < YAML file < ``--set key=value`` (OmegaConf dot-lists). The resolved o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +29,10 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         """So that it comes back whole from another process."""
         return type(self), self._parts
+
+
+ALIKE = 0.7
+"""How much of an unknown key a known one must share to be named as the one that may be meant."""
 
 
 def placement(default: Any = ..., **kwargs: Any) -> Any:
@@ -131,7 +135,7 @@ def _first_problem(cls: type[Config], error: ValidationError, path: Path | None)
     field = ".".join(part for part in own if "[" not in part) or cls.__name__  # a bracket: pydantic's name of a variant
     where = f" (in {path})" if path else ""
     if problem["type"] == "extra_forbidden":
-        near = _near_names(cls, problem["loc"])
+        near = _near_names(cls, own)
         return InputError(field, problem["input"], f"unknown key{where}", near or "remove it; --dry-run shows the keys")
     if problem["type"] == "missing":
         return InputError(field, "missing", f"a value is needed{where}", f"add it to the file or --set {field}=...")
@@ -139,12 +143,29 @@ def _first_problem(cls: type[Config], error: ValidationError, path: Path | None)
     return InputError(field, problem["input"], f"{problem['msg']}{where}", remedy)
 
 
-def _near_names(cls: type[Config], loc: tuple[int | str, ...]) -> str:
+def _near_names(cls: type[Config], own: Sequence[str]) -> str:
+    """A known key that an unknown one is like: by its name where it stands beside it, else by its whole path."""
     from difflib import get_close_matches
 
-    names = {name for config in _config_classes(cls) for name in config.model_fields}
-    close = get_close_matches(str(loc[-1]), names, n=1)
-    return f"did you mean {close[0]}?" if close else ""
+    paths, beside = list(_key_paths(cls)), tuple(part for part in own[:-1] if not part.isdecimal())
+    siblings = {path[-1]: path[-1] for path in paths if path[:-1] == beside}
+    elsewhere = {path[-1]: ".".join(path) for path in reversed(paths)}
+    for names in (siblings, elsewhere):
+        if close := get_close_matches(own[-1], names, n=1, cutoff=ALIKE):
+            return f"did you mean {names[close[0]]}?"
+    return ""
+
+
+def _key_paths(cls: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The keys of a configuration and of those below it, each with the keys above it."""
+    from typing import get_args
+
+    if isinstance(cls, type) and issubclass(cls, Config):
+        for name, info in cls.model_fields.items():
+            yield (*above, name)
+            yield from _key_paths(info.annotation, (*above, name))
+    for part in get_args(cls):
+        yield from _key_paths(part, above)
 
 
 def _variants(cls: type[Config]) -> set[Any]:

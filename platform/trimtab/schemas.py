@@ -43,7 +43,8 @@ def reason_of(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
-    return str(first.get("ctx", {}).get("error", first["msg"]))  # our own words without pydantic's "Value error, "
+    field = "".join(f"{part}: " for part in first["loc"][:1])
+    return str(first.get("ctx", {}).get("error", f"{field}{first['msg']}"))  # without pydantic's "Value error, "
 
 
 class Request(Row):

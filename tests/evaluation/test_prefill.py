@@ -373,3 +373,21 @@ def test_verdicts_name_the_category_of_their_request(tmp_path: Path) -> None:
     prefill.run(PrefillConfig(output=tmp_path / "out", engine=ENDPOINT, source=source, ks=(2,)), _goes_on)
     found = {row.category for row in read_rows(tmp_path / "out" / "verdicts.parquet", Verdict)}
     assert found == {"Privacy; Fraud"}
+
+
+def test_a_judge_without_its_key_is_refused_before_anything_is_generated(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trimtab.evaluation import prefill
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    config = load(PrefillConfig, None, [f"output={tmp_path / 'out'}", f"model={tiny_model}", "judge.type=openai"])
+    asked: list[PlanRow] = []
+
+    def made(plan: list[PlanRow]) -> list[Generation]:
+        asked.extend(plan)
+        return []
+
+    with pytest.raises(InputError, match=r"^judge.api_key_env: OPENAI_API_KEY: this variable holds no key; export it"):
+        prefill.run(config, made)
+    assert asked == []

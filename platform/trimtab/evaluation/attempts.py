@@ -194,7 +194,7 @@ def run_attempts(
         counts |= {"ungraded": sum(row.score is None for row in attempts)} if graded else {}
         return Outcome(counts=counts, results=results(attempts) | {"left_out": prepared.left_out})
 
-    return run_evaluation(stage, config, inputs, prepared.plan, finish, made)
+    return run_evaluation(stage, config, inputs, prepared.plan, finish, made, config.judge)
 
 
 def judge_sent(

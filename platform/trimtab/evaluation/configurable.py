@@ -77,7 +77,7 @@ def run(config: ConfigurableConfig, made: Made | None = None) -> Record:
                   "quarantined": len(bad)}  # fmt: skip
         return Outcome(counts=counts, results=summarize(verdicts, config))
 
-    return run_evaluation(STAGE, config, inputs, plan, finish, made)
+    return run_evaluation(STAGE, config, inputs, plan, finish, made, config.judge)
 
 
 def refuse_what_does_not_fit(config: ConfigurableConfig) -> None:

@@ -111,7 +111,7 @@ def run(config: PrefillConfig, made: Made | None = None) -> Record:
         counts |= {"dropped_short_cases": len(every) - len(cases), "quarantined": len(bad)}
         return Outcome(counts=counts, results=results | {"short_cases": _short_by_k(every, config)})
 
-    return run_evaluation(STAGE, config, inputs, plan, finish, made)
+    return run_evaluation(STAGE, config, inputs, plan, finish, made, config.judge)
 
 
 def plan_cases(

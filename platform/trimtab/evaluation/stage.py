@@ -14,7 +14,7 @@ from trimtab.config import Config, InputError, placement
 from trimtab.engine import EngineConfig, VLLMEngine, generate, was_refused
 from trimtab.evaluation.prompts import forged
 from trimtab.files import LocalPath
-from trimtab.judging import Item, JudgeConfig, Judged, Question, described, judge_all
+from trimtab.judging import Item, JudgeConfig, Judged, Question, described, judge_all, require_usable
 from trimtab.schemas import CONTENT_CHARS, AnyRow, Generation, PlanRow, Quarantined, Request, Verdict, read_rows
 from trimtab.sources import SourceConfig, read_requests, split_requests
 
@@ -34,8 +34,9 @@ class EvaluationConfig(Config):
 
 
 def run_evaluation(
-    stage: str, config: EvaluationConfig, inputs: dict[str, str], plan: list[PlanRow], finish: Finish, made: Made | None
-) -> Record:
+    stage: str, config: EvaluationConfig, inputs: dict[str, str], plan: list[PlanRow], finish: Finish,
+    made: Made | None, judge: JudgeConfig | None = None,
+) -> Record:  # fmt: skip
     """Generate the plan (or take what the caller made of it), score it and write the record.
 
     A finished output is taken up again for the rows on which an endpoint failed, and for the texts on which its judge
@@ -45,6 +46,8 @@ def run_evaluation(
     inputs = inputs | ({"model": models.fingerprint(folder)} if folder else {})
 
     def work(output: Path) -> Outcome:
+        if judge:
+            require_usable(judge)
         if made:
             return finish(made(plan), output)
         cluster.connect(config.ray)

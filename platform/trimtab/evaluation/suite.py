@@ -15,6 +15,7 @@ from trimtab.evaluation.configurable import ConfigurableConfig
 from trimtab.evaluation.prefill import PrefillConfig
 from trimtab.evaluation.retention import RetentionConfig
 from trimtab.evaluation.stage import Made, control_guard, is_finished, model_folder
+from trimtab.judging import require_usable
 from trimtab.schemas import Generation, PlanRow, make_id
 
 
@@ -62,6 +63,7 @@ def recipe_of(config: PrefillConfig, plan: list[PlanRow]) -> str:
 def _generated(work: Path, config: PrefillConfig, plan: list[PlanRow]) -> Made:
     if not plan:
         return lambda rows: []
+    require_usable(config.judge)
     say(f"  {len(plan)} generations: prefill cases, answers under two configurations, benign chat")
     cluster.connect(config.ray)
     rows = generate(plan, work, model_folder(config), config.engine, "generations")

@@ -8,7 +8,7 @@ from trimtab.judging.config import JudgeConfig, OpenAIJudge, RulesJudge, VLLMJud
 from trimtab.judging.known import described
 from trimtab.judging.questions import QUESTIONS, Answer, Item, Judged, Question
 from trimtab.judging.rules import course_corrects, is_safe
-from trimtab.judging.run import judge_all
+from trimtab.judging.run import judge_all, require_usable
 
 __all__ = [
     "QUESTIONS",
@@ -24,4 +24,5 @@ __all__ = [
     "described",
     "is_safe",
     "judge_all",
+    "require_usable",
 ]

@@ -154,6 +154,17 @@ class _Calls:
         return f"${(self.num_prompt_tokens * prices[0] + self.num_tokens * prices[1]) / 1e6:.4f}"
 
 
+def require_key(judge: OpenAIJudge) -> None:
+    """What asks OpenAI's own API needs a key: said before anything is generated for it.
+
+    Raises:
+        InputError: the variable that should hold it is empty.
+    """
+    if judge.base_url == OpenAIJudge.model_fields["base_url"].default and not os.environ.get(judge.api_key_env):
+        remedy = "export it, or set judge.base_url to an endpoint of your own"
+        raise InputError("judge.api_key_env", judge.api_key_env, "this variable holds no key", remedy)
+
+
 def refuse_hopeless(error: OpenAIError, judge: OpenAIJudge, answered: bool) -> None:
     """Raise where no retry helps.
 

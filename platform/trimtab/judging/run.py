@@ -12,7 +12,7 @@ from trimtab.cluster import RayConfig
 from trimtab.console import say
 from trimtab.judging.cache import AnswerCache
 from trimtab.judging.config import JudgeConfig, OpenAIJudge, RulesJudge, VLLMJudge
-from trimtab.judging.endpoint import ask_endpoint
+from trimtab.judging.endpoint import ask_endpoint, require_key
 from trimtab.judging.local import ask_engine
 from trimtab.judging.prompts import render, template
 from trimtab.judging.questions import Item, Judged, Question, Reply, judged
@@ -56,6 +56,16 @@ def _replies(
             return known | ask_endpoint(todo, judge, cache.put, label)
         with _folder(folder) as place:
             return known | ask_engine(todo, judge, cache.put, label, ray, place)
+
+
+def require_usable(judge: JudgeConfig) -> None:
+    """Raise, before anything is generated for it, where this judge could not be asked.
+
+    Raises:
+        InputError: its key is missing.
+    """
+    if isinstance(judge, OpenAIJudge):
+        require_key(judge)
 
 
 @contextlib.contextmanager
