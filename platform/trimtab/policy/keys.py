@@ -260,16 +260,16 @@ def create(path: Path, grant: Grant, id: str | None = None) -> tuple[Key, str]:
     fields: dict[str, Any] = {**dict(grant), "id": id, "sha256": _digest(secret), "created": _now()}
     if grant.default is None and not grant.allows(DEFAULT_PRESET):
         problem = f"a request without a preset would get {DEFAULT_PRESET}, which the key doesn't have"
-        raise InputError("default", "none", problem, "choose one of its presets")
+        raise InputError("--default", "none", problem, "choose one of its presets")
     if id == OPEN_ID:
-        raise InputError("id", id, "is the name of a server without keys", "choose another")
+        raise InputError("--name", id, "is the name of a server without keys", "choose another")
     try:
         key = Key.model_validate(fields)
     except ValidationError:
-        raise InputError("id", id, "can't be an id", "use at most 64 letters, digits, dots, dashes and _") from None
+        raise InputError("--name", id, "can't be an id", "use at most 64 letters, digits, dots, dashes and _") from None
     with _changing(path) as ring:
         if any(other.id == id for other in ring.keys):
-            raise InputError("id", id, "there is a key of this id", "choose another, or rotate it")
+            raise InputError("--name", id, "there is a key of this id", "choose another, or rotate it")
         _write(path, KeyRing(keys=(*ring.keys, key)))
     return key, secret
 

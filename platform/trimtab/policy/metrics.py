@@ -59,6 +59,7 @@ class PrometheusMetrics:
         self._requests.labels(event.preset, event.key_id, str(event.status)).inc()
         if event.decision != ALLOWED:
             self._denials.labels(event.decision).inc()
+        if not event.reached_engine:
             return
         self._in_flight.dec()
         self._request_seconds.observe(event.seconds)
