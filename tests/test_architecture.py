@@ -38,7 +38,7 @@ LAZY = (*HEAVY, "scipy", "openai", "peft", "statsmodels", "sklearn", "datasets",
         "lm_eval", "inspect_ai")  # fmt: skip
 # Modules that only exist inside a worker, behind a lazy import of their own package, or loaded by a library itself.
 LATE_MODULES = {"training/policy.py", "training/trainer.py", "training/callbacks.py", "training/pairwise_trainer.py",
-                "evaluation/inspect_task.py", "engine/nucleus.py"}  # fmt: skip
+                "evaluation/inspect_task.py", "engine/nucleus.py", "serving/replica.py"}  # fmt: skip
 TOP = {"platform", "jobs", "serve", "tests", "cluster.yaml", "pyproject.toml", "README.md", "Makefile", "LICENSE",
        "CHANGELOG.md"}  # fmt: skip
 WRITTEN_BY_RUNS = {"build", "dist", "runs"}
