@@ -18,7 +18,7 @@ import pytest
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--disable-dev-shm-usage", "--remote-debugging-port=0")  # fmt: skip
-KEY_CODES = {"Enter": 13, "Escape": 27, "Tab": 9}
+KEY_CODES = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowDown": 40}
 START_S, ANSWER_S = 60, 30
 ASKED_BY_THE_PAGE = "Network.requestWillBeSent"
 COMPLAINTS = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded", "Page.javascriptDialogOpening")

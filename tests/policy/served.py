@@ -8,7 +8,16 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
+
+from trimtab.chat import Chat
+from trimtab.policy import keys
+from trimtab.policy.audit import NoAudit
+from trimtab.policy.gate import Gate
+from trimtab.policy.limiter import InProcessLimiter
+from trimtab.policy.metrics import PrometheusMetrics
+from trimtab.policy.presets import Presets
 
 MODEL = "trimtab"
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script> **Grüße** 🌊 & 你好"
@@ -17,6 +26,9 @@ START_S = 20
 
 class Scripted:
     """An OpenAI-compatible ASGI app: it says which system prompt and prompt it got, or what the prompt asks of it."""
+
+    def __init__(self, chat: Chat) -> None:
+        self.chat = chat
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
@@ -28,17 +40,21 @@ class Scripted:
         else:
             text = "".join(_words(body))
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-            await _answer(send, _event(body, "chat.completion", [choice], usage=_usage(body)))
+            await _answer(send, _event(body, "chat.completion", [choice], usage=self._usage(body)))
 
     async def _stream(self, body: dict[str, Any], receive: Any, send: Any) -> None:
         left = asyncio.ensure_future(receive())
         await _start(send, b"text/event-stream")
-        async for raw in _pieces(body):
+        async for raw in _pieces(body, self._usage(body)):
             if left.done():
                 return
             await send({"type": "http.response.body", "body": raw, "more_body": True})
         left.cancel()
         await send({"type": "http.response.body", "body": b""})
+
+    def _usage(self, body: dict[str, Any]) -> dict[str, int]:
+        num_prompt, num_words = len(self.chat.encode(self.chat.conversation_text(body["messages"]))), len(_words(body))
+        return {"prompt_tokens": num_prompt, "completion_tokens": num_words, "total_tokens": num_prompt + num_words}
 
 
 def _system(body: dict[str, Any]) -> str:
@@ -54,28 +70,18 @@ def _words(body: dict[str, Any]) -> list[str]:
     return [f"{word} " for word in text.split(" ")]
 
 
-async def _pieces(body: dict[str, Any]) -> AsyncIterator[bytes]:
-    """The bytes of a stream: cut inside characters (markup), without an end (endless), cut short or failing."""
-    words = _words(body)
-    if _prompt(body) == "endless":
-        words = ["wave "] * 2000
-    for word in words:
-        written = _sse(_chunk(body, word))
-        if _prompt(body) == "markup":
-            for place in range(0, len(written), 3):
-                yield written[place : place + 3]
-                await asyncio.sleep(0)
-        else:
-            yield written
-            await asyncio.sleep(0.02 if _prompt(body) == "endless" else 0.005)
-    if _prompt(body) == "cut short":
-        return
+async def _pieces(body: dict[str, Any], usage: dict[str, int]) -> AsyncIterator[bytes]:
+    """The parts of a stream; some prompts ask for one that is endless, cut short, or ends in an error (fail)."""
+    words, endless = _words(body), _prompt(body) == "endless"
+    for word in ["wave "] * 2000 if endless else words:
+        yield _sse(_chunk(body, word))
+        await asyncio.sleep(0.02 if endless else 0.002)
     if _prompt(body) == "fail":
         yield _sse({"error": {"message": "EngineDeadError", "type": "server_error", "param": None, "code": 500}})
-        return
-    yield _sse(_chunk(body, None))
-    yield _sse(_event(body, "chat.completion.chunk", [], usage=_usage(body)))
-    yield b"data: [DONE]\r\n\r\n"
+    elif _prompt(body) != "cut short":
+        yield _sse(_chunk(body, None))
+        yield _sse(_event(body, "chat.completion.chunk", [], usage=usage))
+        yield b"data: [DONE]\n\n"
 
 
 def _sse(event: dict[str, Any]) -> bytes:
@@ -89,11 +95,6 @@ def _chunk(body: dict[str, Any], word: str | None) -> dict[str, Any]:
 
 def _event(body: dict[str, Any], kind: str, choices: list[Any], **more: Any) -> dict[str, Any]:
     return {"id": "chatcmpl-1", "object": kind, "created": 1, "model": body["model"], "choices": choices, **more}
-
-
-def _usage(body: dict[str, Any]) -> dict[str, int]:
-    num_words = len(_words(body))
-    return {"prompt_tokens": 20, "completion_tokens": num_words, "total_tokens": 20 + num_words}
 
 
 async def _start(send: Any, content_type: bytes) -> None:
@@ -123,3 +124,11 @@ def listening(app: Any) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def gated(chat: Chat, key_file: Path) -> Gate:
+    """The gate in front of the scripted model, with its own limits and metrics."""
+    return Gate(
+        Scripted(chat), chat, model=MODEL, keys=keys.KeyFile(key_file), presets=Presets.builtin(),
+        limiter=InProcessLimiter(), audit=NoAudit(), metrics=PrometheusMetrics(),
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The playground's files, as the gate serves them: one page at ``/``, its style and its script, and nothing from elsewhere.
+"""The playground's files, as the gate serves them: one page at ``/``, its style and its script.
 
 The page holds no text of a model when it is served, needs no key, and may only speak to the server that it came from.
 Its policy also makes the browser refuse any script that would read text as HTML (Trusted Types without a policy).

@@ -62,7 +62,7 @@ function duration(seconds) {
 }
 
 /** The data of server-sent events, one by one, wherever the network cuts the bytes. */
-async function* events(body) {
+export async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", data = [];
   try {
@@ -104,6 +104,7 @@ async function connect() {
   }
   const several = configurations.length === 1 ? "one configuration" : `${configurations.length} configurations`;
   tell(`Connected. This key may use ${several}.`);
+  $("nothing").hidden = true;
   offerConfigurations();
   return true;
 }
