@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def exposed() -> set[str]:
     """The names of all series after a request that was answered and one that was refused."""
     metrics = PrometheusMetrics()
     metrics.started("k", "harmless")
-    metrics.ended(Event("r1", "k", "allowed", 200, "harmless", prompt_tokens=3, completion_tokens=4, first_token_s=0.1))
+    answered = Event("r1", "k", "allowed", 200, "harmless", prompt_tokens=3, completion_tokens=4, first_token_s=0.1)
+    metrics.ended(replace(answered, reached_engine=True))
     metrics.ended(Event("r2", "k", "requests_per_minute", 429, "harmless"))
     return {sample.name for family in metrics.registry.collect() for sample in family.samples}
 
