@@ -44,6 +44,9 @@ Limit = Annotated[int, Field(ge=1, le=10**12)]
 PresetName = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9_]*)$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+Table = list[tuple[bytes, float, "Key"]]
+"""(hash, the second in which it ends, key) of all secrets."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +80,7 @@ class Grant(Config):
 
     def allows(self, preset: str) -> bool:
         """Whether its requests may choose this preset."""
-        return preset in self.presets or (ALL_PRESETS in self.presets and preset != ALL_PRESETS)
+        return preset != ALL_PRESETS and (preset in self.presets or ALL_PRESETS in self.presets)
 
 
 class Former(Config):
@@ -172,22 +175,14 @@ class KeyFile:
         self._table = _table(read(path))
 
     def find(self, authorization: bytes | None) -> Key:
-        """The key that an Authorization header shows; its secret is compared with all there are, whichever fits.
+        """The key that an Authorization header shows.
 
         Raises:
             Refused: 401.
         """
         now = self._clock()
         self._read_if_changed(now)
-        shown = BEARER.fullmatch(authorization or b"")
-        digest = hashlib.sha256(shown[1] if shown else b"").digest()
-        found: tuple[float, Key] | None = None
-        for stored, until, key in self._table:
-            if hmac.compare_digest(stored, digest):
-                found = until, key
-        if shown is None or found is None or now >= found[0]:
-            raise Refused(401, "invalid_key", "no valid API key: send the header Authorization: Bearer KEY")
-        return found[1]
+        return _matching(self._table, authorization, now)
 
     def _read_if_changed(self, now: float) -> None:
         if 0 <= now - self._checked < CHECK_S:
@@ -202,8 +197,7 @@ class KeyFile:
             _log.error("the keys that were read before go on: %s", error)
 
 
-def _table(ring: KeyRing) -> list[tuple[bytes, float, Key]]:
-    """(hash, the second in which it ends, key) of all secrets."""
+def _table(ring: KeyRing) -> Table:
     rows = []
     for key in ring.keys:
         ends = [moment.timestamp() for moment in (key.expires, key.revoked) if moment is not None]
@@ -211,6 +205,19 @@ def _table(ring: KeyRing) -> list[tuple[bytes, float, Key]]:
         rows.append((bytes.fromhex(key.sha256), end, key))
         rows += [(bytes.fromhex(item.sha256), min(end, item.until.timestamp()), key) for item in key.former]
     return rows
+
+
+def _matching(table: Table, authorization: bytes | None, now: float) -> Key:
+    """The key of a header's secret, which is compared with all that there are, whichever fits."""
+    shown = BEARER.fullmatch(authorization or b"")
+    digest = hashlib.sha256(shown[1] if shown else b"").digest()
+    found: tuple[float, Key] | None = None
+    for stored, end, key in table:
+        if hmac.compare_digest(stored, digest):
+            found = end, key
+    if shown is None or found is None or now >= found[0]:
+        raise Refused(401, "invalid_key", "no valid API key: send the header Authorization: Bearer KEY")
+    return found[1]
 
 
 def _state_of(path: Path) -> tuple[int, ...]:

@@ -56,8 +56,8 @@ class _Usage:
             self.window_tokens -= old.tokens
         if (day := int(now // DAY_S)) > self.day:
             self.day, self.day_tokens = day, 0
-        for ticket in [ticket for ticket, taken in self.in_flight.items() if taken.at <= now - max_age_s]:
-            del self.in_flight[ticket]
+        while self.in_flight and next(iter(self.in_flight.values())).at <= now - max_age_s:
+            del self.in_flight[next(iter(self.in_flight))]
 
     def take(self, ticket: str, tokens: int, now: float) -> None:
         taken = self.in_flight[ticket] = _Taken(now, tokens, self.day)
