@@ -9,7 +9,7 @@ from trimtab.policy.ports import Event
 
 ANSWERED = Event(
     request_id="r", key_id="ci", decision="allowed", status=200, preset="harmless", prompt_tokens=3,
-    completion_tokens=4, seconds=0.5, first_token_s=0.1, reached_engine=True,
+    completion_tokens=4, seconds=0.5, first_token_s=0.1,
 )  # fmt: skip
 
 
@@ -58,10 +58,11 @@ def test_a_list_of_models_is_not_in_flight() -> None:
 def test_a_request_that_the_engine_failed_is_in_flight_no_more() -> None:
     metrics = PrometheusMetrics()
     metrics.started("ci", "harmless")
-    metrics.ended(Event("r", "ci", "engine_failed", 500, "harmless", prompt_tokens=3, reached_engine=True))
+    metrics.ended(Event("r", "ci", "allowed", 500, "harmless", prompt_tokens=3))
     samples = _samples(metrics)
     assert samples[("trimtab_in_flight",)] == 0
-    assert samples[("trimtab_denials_total", "engine_failed")] == 1
+    assert samples[("trimtab_requests_total", "ci", "harmless", "500")] == 1
+    assert not [name for name, *_ in samples if name == "trimtab_denials_total"]
     assert samples[("trimtab_tokens_total", "ci", "prompt", "harmless")] == 3
     assert samples[("trimtab_first_token_seconds_count",)] == 0
 

@@ -55,11 +55,11 @@ class PrometheusMetrics:
         self._in_flight.inc()
 
     def ended(self, event: Event) -> None:
-        """A request was answered or refused."""
+        """A request was answered or refused; one that the engine had is allowed, and under a preset."""
         self._requests.labels(event.preset, event.key_id, str(event.status)).inc()
         if event.decision != ALLOWED:
             self._denials.labels(event.decision).inc()
-        if not event.reached_engine:
+        if event.decision != ALLOWED or not event.preset:
             return
         self._in_flight.dec()
         self._request_seconds.observe(event.seconds)

@@ -75,8 +75,6 @@ class Event:
     """Seconds to the first chunk of the answer; None: there was none."""
     finished: bool = True
     """False: the client left, or the engine broke off, before the end."""
-    reached_engine: bool = False
-    """The engine has had it: ``Metrics.started`` was called for it."""
 
 
 class Audit(Protocol):
