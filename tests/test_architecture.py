@@ -127,7 +127,7 @@ def test_command_line_loads_no_heavy_library() -> None:
     loaded = _python(f"import sys, {', '.join(modules)}; print(*{{name.split('.')[0] for name in sys.modules}})").stdout
     assert set(loaded.split()) & set(HEAVY) == set()
     light = _python("import sys, trimtab.cli; print(*sys.modules)").stdout.split()
-    assert {name for name in light if name.startswith("trimtab")} == {"trimtab", "trimtab.cli"}
+    assert {name for name in light if name.startswith("trimtab")} == {"trimtab", "trimtab.cli", "trimtab.cli.keys"}
 
 
 def test_help_answers_at_once() -> None:
