@@ -1,7 +1,7 @@
 """Limits that hold across replicas: one named actor counts for all, and each replica bounds what it works on itself.
 
-The actor keeps what keys took of their day in a file, written at most once a second, so that its death forgets a second
-of a budget and not the day. Ray starts it again when it dies, and requests are denied meanwhile; the minutes begin anew.
+The actor keeps what keys took of their day in a file, written at most once a second: its death forgets a second of a
+budget and not the day. Ray starts it again when it dies, and requests are denied meanwhile; the minutes begin anew.
 """
 
 from __future__ import annotations

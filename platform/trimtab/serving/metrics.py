@@ -43,7 +43,7 @@ class ServeMetrics:
         self._requests.inc(1, {"preset": event.preset, "key_id": event.key_id, "status": str(event.status)})
         if event.decision != ALLOWED:
             self._denials.inc(1, {"reason": event.decision})
-        if not event.completion_tokens:
+        if not event.reached_engine:
             return
         self._request_seconds.observe(event.seconds)
         if event.first_token_s is not None:
