@@ -341,6 +341,7 @@ def test_a_link_to_the_file_stays_one(tmp_path: Path) -> None:
     link.symlink_to(real)
     keys.create(link, Grant(), "second")
     assert link.is_symlink()
+    assert not link.with_name(".link.json.lock").exists()
     assert [key.id for key in keys.read(real).keys] == ["first", "second"]
 
 

@@ -329,11 +329,11 @@ def _changing(path: Path) -> Iterator[KeyRing]:
     """Hold the file's lock; gives what is in the file, or an empty ring where there is none yet."""
     from filelock import FileLock, Timeout
 
+    target = path.resolve()
     with disk_errors_are_input_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_TIMEOUT_S, mode=0o600)
-            with lock:
+            with FileLock(target.with_name(f".{target.name}.lock"), timeout=LOCK_TIMEOUT_S, mode=0o600):
                 yield read(path) if path.exists() else KeyRing()
         except Timeout:
             raise InputError("keys", path, "another process is changing it", "try again") from None
