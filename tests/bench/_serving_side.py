@@ -48,7 +48,7 @@ def _ungated(config: ServeConfig) -> Iterator[None]:
     cluster.connect(config.ray)
     llm = apps._llm_config(config, config, models.resolve(config.model))
     app = build_llm_deployment(
-        llm, name_prefix="", deployment_cls=serve.ingress()(LLMServer),
+        llm, deployment_cls=serve.ingress()(LLMServer),
         override_serve_options=apps._options(config, config),
     )  # fmt: skip
     with _serving(config, app):

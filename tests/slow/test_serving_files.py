@@ -1,4 +1,4 @@
-"""What ``serve deploy`` and ``serve run`` take: the shipped file by Serve's own schema, the builder by its arguments."""
+"""What ``serve deploy`` and ``serve run`` take: the shipped file by Serve's own schema, and the builder's arguments."""
 
 from __future__ import annotations
 

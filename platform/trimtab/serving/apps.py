@@ -82,21 +82,22 @@ def _direct(config: ServeConfig, served: ServedModel, llm: Any, gating: Gating, 
 
     from trimtab.serving.replica import GatedServer
 
-    options = _options(config, served) | {"user_config": user_config, "version": _version(config, served, gating)}
-    app = build_llm_deployment(
-        llm, name_prefix="", bind_kwargs={"gating": gating.model_dump(mode="json")},
-        deployment_cls=serve.ingress()(GatedServer), override_serve_options=options,
-    )  # fmt: skip
-    return app if served.routing == "balanced" else _with_router(app)
+    version = _version(config, served, gating)
+    app = _versioned(version, build_llm_deployment(
+        llm, bind_kwargs={"gating": gating.model_dump(mode="json")}, deployment_cls=serve.ingress()(GatedServer),
+        override_serve_options=_options(config, served) | {"user_config": user_config},
+    ))  # fmt: skip
+    return app if served.routing == "balanced" else _with_router(app, version)
 
 
-def _with_router(app: Any) -> Any:
+def _with_router(app: Any, version: str) -> Any:
     """As Ray's own builder does it for direct streaming: HAProxy asks the router which replica gets a request."""
     from ray import serve
     from ray.llm._internal.serve.core.ingress.router import LLMRouter
 
     router = serve.deployment(LLMRouter, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
-    return app._with_ingress_request_router(router.bind(server=app, llm_config=None, base_model_id=None))
+    bound = _versioned(version, router.bind(server=app, llm_config=None, base_model_id=None))
+    return app._with_ingress_request_router(bound)
 
 
 def _behind_ingress(
@@ -112,17 +113,24 @@ def _behind_ingress(
 
     routes = {"health": lambda app: app.get(HEALTH), "chat": lambda app: app.post(CHAT)}
     ingress = make_fastapi_ingress(GatedIngress, endpoint_map=routes, app=_web_app())
-    engine = build_llm_deployment(llm, name_prefix="", override_serve_options=_options(config, served))
+    version = _version(config, served, gating)
+    engine = _versioned(version, build_llm_deployment(llm, override_serve_options=_options(config, served)))
     most = served.max_ongoing_requests * served.most_replicas
     deployment = serve.deployment(
         ingress, name="gate", max_ongoing_requests=most + NET, ray_actor_options={"num_cpus": REPLICA_CPUS},
-        graceful_shutdown_timeout_s=config.drain_s, user_config=user_config,
+        graceful_shutdown_timeout_s=config.drain_s, max_surge_percent=100, user_config=user_config,
         logging_config={"enable_access_log": False},
     )  # fmt: skip
-    return deployment.bind(
+    return _versioned(version, deployment.bind(
         llm_deployments={served.name: engine}, model_cards={served.name: to_model_metadata(served.name, llm)},
         gating=gating.model_copy(update={"most_ongoing": most}).model_dump(mode="json"),
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+def _versioned(version: str, app: Any) -> Any:
+    """The application with a version that says when its replicas start anew; Serve's own is another one each time."""
+    app._bound_deployment = app._bound_deployment.options(version=version, _internal=True)
+    return app
 
 
 def _web_app() -> Any:
@@ -171,6 +179,7 @@ def _options(config: ServeConfig, served: ServedModel) -> dict[str, Any]:
     prefix = "ray.serve.llm.request_router:PrefixCacheAffinityRouter"
     router = {"request_router_config": RequestRouterConfig(request_router_class=prefix)}
     return number | (router if served.routing == "prefix_aware" else {}) | {
+        "name": served.name,
         "max_ongoing_requests": served.max_ongoing_requests + NET,
         "max_queued_requests": served.max_queued_requests,
         "backpressure_config": BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
