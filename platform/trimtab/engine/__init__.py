@@ -8,7 +8,7 @@ template and tokenize stages are off.
 from trimtab.engine.config import EngineConfig, OpenAIEngine, VLLMEngine
 from trimtab.engine.endpoint import NO_COMPLETION, read_completion, was_refused
 from trimtab.engine.run import generate, generate_plan
-from trimtab.engine.vllm_stage import bundles, engine_env, engine_kwargs
+from trimtab.engine.vllm_stage import bundles, engine_env, engine_kwargs, weight_type
 
 __all__ = [
     "NO_COMPLETION",
@@ -22,4 +22,5 @@ __all__ = [
     "generate_plan",
     "read_completion",
     "was_refused",
+    "weight_type",
 ]
