@@ -89,13 +89,14 @@ export async function* events(body) {
 // ---- connecting -----------------------------------------------------------------------------------------------------
 
 async function connect() {
+  const key = typedKey();
   tell("Connecting …");
   try {
     const [safety, models] = await Promise.all(["v1/safety", "v1/models"].map(async (path) => (await request(path)).json()));
     if (!safety.data.length) throw new Problem("This key may use no configuration.");
     configurations = safety.data;
     byDefault = safety.default;
-    connectedBy = typedKey();
+    connectedBy = key;
     offerModels(models.data.map((model) => model.id));
   } catch (error) {
     connectedBy = null;
