@@ -39,11 +39,11 @@ class ServeMetrics:
         """A request goes to the engine; the replica's bound says how many there are."""
 
     def ended(self, event: Event) -> None:
-        """A request was answered or refused."""
+        """A request was answered or refused; one that the engine had is allowed, and under a preset."""
         self._requests.inc(1, {"preset": event.preset, "key_id": event.key_id, "status": str(event.status)})
         if event.decision != ALLOWED:
             self._denials.inc(1, {"reason": event.decision})
-        if not event.reached_engine:
+        if event.decision != ALLOWED or not event.preset:
             return
         self._request_seconds.observe(event.seconds)
         if event.first_token_s is not None:
