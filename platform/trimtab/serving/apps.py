@@ -58,8 +58,9 @@ def make_gating(config: ServeConfig, served: ServedModel, folder: Path) -> Gatin
     learned = configurations_of(folder)
     budgets = config.budgets or registry.home() / "budgets" / f"{config.name}.json"
     return Gating(
-        folder=str(folder), model=served.name, keys=config.keys and config.keys.resolve(), audit=config.audit,
-        limits=f"limits:{config.name}", budgets=budgets, most_ongoing=served.max_ongoing_requests,
+        folder=str(folder), model=served.name, keys=config.keys and config.keys.absolute(),
+        audit=config.audit and config.audit.absolute(), limits=f"limits:{config.name}", budgets=budgets.absolute(),
+        most_ongoing=served.max_ongoing_requests,
         settings=gate_settings(config.gate, served), learned=None if learned is None else tuple(learned),
         force_presets=config.force_presets,
     )  # fmt: skip
@@ -155,7 +156,9 @@ def _llm_config(config: ServeConfig, served: ServedModel, folder: Path) -> Any:
 
     engine, adapters = served.engine, {}
     if served.adapters:
-        named = [{"name": f"{served.name}:{name}", "path": str(path)} for name, path in served.adapters.items()]
+        named = [
+            {"name": f"{served.name}:{name}", "path": str(path.absolute())} for name, path in served.adapters.items()
+        ]
         adapters = {"enable_lora": True, "max_loras": len(named), "lora_modules": named}
     return LLMConfig(
         model_loading_config={"model_id": served.name, "model_source": str(folder)},

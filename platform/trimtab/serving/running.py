@@ -39,8 +39,19 @@ def running(config: ServeConfig) -> Iterator[str]:
         deploy(config)
         yield f"http://{config.host}:{config.port}/v1"
     finally:
+        _end(config)
+
+
+def _end(config: ServeConfig) -> None:
+    """Requests in flight are ended first. On a cluster, Serve itself goes on, with what others have in it."""
+    from ray import serve
+
+    if config.ray.where is None:
         serve.shutdown()
-        end_limits(f"limits:{config.name}")
+    else:
+        for model in (config, *config.others):
+            serve.delete(model.name)
+    end_limits(f"limits:{config.name}")
 
 
 def deploy(config: ServeConfig) -> None:
