@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import tempfile
 import threading
@@ -100,7 +101,8 @@ def throwaway_key(config: ServeConfig) -> Iterator[tuple[ServeConfig, str]]:
 
 
 def run(config: ServeConfig) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted, by Ctrl-C or as a service manager does it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
         if config.throwaway_key:
             config, secret = stack.enter_context(throwaway_key(config))
