@@ -248,9 +248,9 @@ def read(path: Path) -> KeyRing:
     except OSError as error:
         raise InputError("keys", path, f"can't be read ({error.strerror})", "see its path and its owner") from None
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise InputError("keys", path, f"is no key file ({place}: {problem['msg']})", "mend it") from None
+        found = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in found["loc"])
+        raise InputError("keys", path, f"is no key file ({place}: {found['msg']})", "mend it") from None
 
 
 def create(path: Path, grant: Grant, id: str | None = None) -> tuple[Key, str]:
