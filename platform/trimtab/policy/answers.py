@@ -215,4 +215,4 @@ class Answer:
             return False
         self.counts.prompt_tokens, self.counts.completion_tokens = prompt, completion
         self.counts.reported = True
-        return found.get("choices") == []
+        return bool(found.get("choices") == [])

@@ -1,8 +1,8 @@
 """A chat request's body: the JSON object, the fields that may stand in it, and each one's type and range.
 
 An explicit list of fields passes and nothing else: many fields of vLLM's chat body can bypass or leak
-a configuration (``continue_final_message``, ``chat_template``, ``logit_bias``, ``echo`` …). A message names the field and
-never repeats a value: somebody may have pasted a key into it.
+a configuration (``continue_final_message``, ``chat_template``, ``logit_bias``, ``echo`` …). A message names the field
+and never repeats a value: somebody may have pasted a key into it.
 """
 
 from __future__ import annotations
@@ -218,8 +218,8 @@ def _tool_choice(name: str, value: Any) -> None:
     if isinstance(value, str) and value in ("none", "auto", "required"):
         return
     function = value.get("function") if isinstance(value, dict) and set(value) == {"type", "function"} else None
-    named = isinstance(function, dict) and set(function) == {"name"} and isinstance(function["name"], str)
-    if not named or value["type"] != "function" or not NAME.fullmatch(function["name"]):
+    name_of = function.get("name") if isinstance(function, dict) and set(function) == {"name"} else None
+    if not isinstance(name_of, str) or value.get("type") != "function" or not NAME.fullmatch(name_of):
         raise bad(name, "is no choice", 'send "none", "auto", "required" or a function\'s name')
 
 

@@ -168,11 +168,12 @@ def _markers(chat: Chat) -> set[str]:
     """Plain-text marks of turns: what the template writes around contents that are one neutral word."""
     import jinja2
 
-    user, assistant = {"role": "user", "content": NEUTRAL}, {"role": "assistant", "content": NEUTRAL}
+    user: dict[str, Any] = {"role": "user", "content": NEUTRAL}
+    assistant: dict[str, Any] = {"role": "assistant", "content": NEUTRAL}
     call = {"id": NEUTRAL[:9], "type": "function", "function": {"name": NEUTRAL, "arguments": {NEUTRAL: NEUTRAL}}}
     calling = {"role": "assistant", "content": "", "tool_calls": [call]}
     answered = {"role": "tool", "content": NEUTRAL, "tool_call_id": NEUTRAL[:9], "name": NEUTRAL}
-    first = chat.messages(NEUTRAL, NEUTRAL)
+    first: list[dict[str, Any]] = [*chat.messages(NEUTRAL, NEUTRAL)]
     found: set[str] = set()
     for messages in ([*first, assistant, user], [*first, calling, answered]):
         try:

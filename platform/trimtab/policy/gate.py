@@ -3,8 +3,8 @@
 The order is fixed: the key (401), the route (404, 405), the body (400), the preset (403), the limits (429), then the
 engine. What can't be decided is denied: a limiter that fails or hangs, and an audit that can't be written, are a 503.
 
-A request that is let through is written down twice: before the engine gets it (status 0), since what isn't recorded isn't
-allowed, and with its counts when it has ended.
+A request that is let through is written down twice: before the engine gets it (status 0), since what isn't recorded
+isn't allowed, and with its counts when it has ended.
 """
 
 from __future__ import annotations

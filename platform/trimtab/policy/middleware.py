@@ -1,6 +1,6 @@
 """The gate in front of a bare vLLM server, which takes a middleware by its class's name and hands it no settings:
 
-    TRIMTAB_GATE=gate.yaml python -m vllm.entrypoints.openai.api_server --middleware trimtab.policy.middleware.VLLMGate …
+    TRIMTAB_GATE=gate.yaml python -m vllm.entrypoints.openai.api_server --middleware trimtab.policy.middleware.VLLMGate
 
 A file that can't be used ends the server at its start with one line; until then, and if its web server has no start,
 nothing passes.

@@ -33,7 +33,7 @@ class GateSettings(Config):
     limiter_timeout_s: float = Field(2, gt=0)
     """A limiter that takes longer to answer counts as dead: 503."""
     keep_seed: bool = True
-    """Pass `seed` to the engine. False: it is left out, and the header x-trimtab-ignored says so. vLLM 0.29 on CPU dies of
-    seeded requests whose prompt is computed in chunks."""
+    """Pass `seed` to the engine. False: it is left out, and the header x-trimtab-ignored says so. vLLM 0.29 on CPU dies
+    of seeded requests whose prompt is computed in chunks."""
     adapters: tuple[str, ...] = ()
     """LoRA adapters that a request may name, as `name:adapter`."""

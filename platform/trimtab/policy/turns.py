@@ -1,9 +1,9 @@
 """A request's turns: which may stand there, cleaned, and under the one system turn of the server.
 
 The engine gets exactly one system turn, ours (in the first user turn where the template has no system role), then user
-and closed assistant turns, a user turn last. By scope, a key may send more: ``system`` puts the caller's own instructions
-into our turn as quoted data; ``tools`` lets tools, their calls and their answers pass; ``prefill`` leaves the last
-assistant turn open.
+and closed assistant turns, a user turn last. By scope, a key may send more: ``system`` puts the caller's own
+instructions into our turn as quoted data; ``tools`` lets tools, their calls and their answers pass; ``prefill`` leaves
+the last assistant turn open.
 """
 
 from __future__ import annotations
