@@ -96,8 +96,10 @@ class Side:
 
     def _reply(self) -> None:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith(b"{"), self._end_of_log()
+        for line in self.process.stdout:
+            if line.startswith(b"{"):
+                return
+        raise AssertionError(self._end_of_log())
 
     def _end_of_log(self) -> str:
         return f"{self.side}: {self.log.read_text(encoding='utf-8', errors='replace')[-3000:]}"
