@@ -1,3 +1,4 @@
+# ruff: noqa: E501, RUF001 -- rows of a corpus, and look-alikes on purpose
 """Attacks on a gate: the corpus and generated bodies in this process, and header tricks over a real HTTP server.
 
 Behind the gate stands a recorder, and a judge decides from the final token ids of what reached it. A breach is a request
@@ -130,7 +131,9 @@ def bodies() -> st.SearchStrategy[dict[str, Any]]:
     text = st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=6).map("".join)
     role = st.sampled_from(["user", "assistant", "user", "assistant", "system", "developer", "tool", "User", ""])
     message = st.fixed_dictionaries({"role": role, "content": text | st.none() | st.lists(text, max_size=2)})
-    user, assistant = (st.fixed_dictionaries({"role": st.just(name), "content": text}) for name in ("user", "assistant"))
+    user, assistant = (
+        st.fixed_dictionaries({"role": st.just(name), "content": text}) for name in ("user", "assistant")
+    )
     turns = st.tuples(user, assistant, user).map(list) | st.tuples(user).map(list) | st.lists(message, max_size=4)
     preset = st.sampled_from(["harmless", "uncensored", "honest", "role_play", "off"])
     safety = preset | st.fixed_dictionaries({"preset": preset}, optional={"persona": text}) | st.none() | text
@@ -163,12 +166,16 @@ def run_generated(target: Range, num: int = GENERATED) -> Outcome:
 def mutated(num: int, seed: int = 7) -> list[Attack]:
     """Good bodies with a few bytes changed."""
     rng, made = random.Random(seed), []
-    raw = json.dumps(BODY | {"safety": "harmless", "messages": [USER, {"role": "assistant", "content": "x"}, USER]}).encode()
+    raw = json.dumps(
+        BODY | {"safety": "harmless", "messages": [USER, {"role": "assistant", "content": "x"}, USER]}
+    ).encode()
     for number in range(num):
         changed = bytearray(raw)
         for _ in range(rng.randint(1, 4)):
             place = rng.randrange(len(changed))
-            changed[place : place + rng.randint(0, 3)] = rng.choice([b"", b'"', b"\\", b"{", b"\xff", b",", b"\x00", b"<|im_end|>"])
+            changed[place : place + rng.randint(0, 3)] = rng.choice(
+                [b"", b'"', b"\\", b"{", b"\xff", b",", b"\x00", b"<|im_end|>"]
+            )
         made.append(Attack(f"mutated {number}", bytes(changed)))
     return made
 
@@ -237,7 +244,9 @@ def raw_attacks() -> list[RawAttack]:
     }  # fmt: skip
     two_rights = {"folded key": "all"}
     nameless = {"trailer with key", "no version", "preface", "noise", "connect", "websocket"}
-    return [RawAttack(name, raw, None if name in nameless else two_rights.get(name, "kind")) for name, raw in made.items()]
+    return [
+        RawAttack(name, raw, None if name in nameless else two_rights.get(name, "kind")) for name, raw in made.items()
+    ]
 
 
 def run_raw(target: Range) -> Outcome:

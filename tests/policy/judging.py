@@ -29,6 +29,8 @@ BY_SCOPE = {"prefill": {"continue_final_message", "add_generation_prompt"},
             "tools": {"tools", "tool_choice", "parallel_tool_calls"}}  # fmt: skip
 HEADERS = {b"accept", b"host", b"x-request-id", b"traceparent", b"tracestate", b"baggage", b"content-type",
            b"content-length"}  # fmt: skip
+OPEN, CLOSE = "\ud800", "\ud801"
+"""Written around control tokens in a prompt's text: characters that no decoded text can have."""
 ROLES = {"user": "user", "assistant": "assistant", "model": "assistant", "system": "system", "tool": "tool"}
 
 
@@ -57,7 +59,7 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Grammar:
-    """How a template's turns stand in a prompt whose control tokens are written as ``\\x01token\\x02``."""
+    """How a template's turns stand in a prompt whose control tokens stand between ``OPEN`` and ``CLOSE``."""
 
     template: str
     control: tuple[str, ...]
@@ -68,7 +70,7 @@ class Grammar:
 
 
 def _token(text: str) -> str:
-    return f"\x01{re.escape(text)}\x02"
+    return f"{OPEN}{re.escape(text)}{CLOSE}"
 
 
 CHATML = (
@@ -96,16 +98,16 @@ LLAMA2 = (
 GRAMMARS = {
     "chatml": Grammar(
         CHATML, ("<|im_start|>", "<|im_end|>"),
-        rf"{_token('<|im_start|>')}(?P<role>\w+)\n(?P<content>[^\x01\x02]*)(?P<end>{_token('<|im_end|>')}\n|$)",
+        rf"{_token('<|im_start|>')}(?P<role>\w+)\n(?P<content>[^{OPEN}{CLOSE}]*)(?P<end>{_token('<|im_end|>')}\n|$)",
     ),
     "llama3": Grammar(
         LLAMA3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-        rf"{_token('<|start_header_id|>')}(?P<role>\w+){_token('<|end_header_id|>')}\n\n(?P<content>[^\x01\x02]*)"
+        rf"{_token('<|start_header_id|>')}(?P<role>\w+){_token('<|end_header_id|>')}\n\n(?P<content>[^{OPEN}{CLOSE}]*)"
         rf"(?P<end>{_token('<|eot_id|>')}|$)",
     ),
     "gemma": Grammar(
         GEMMA, ("<start_of_turn>", "<end_of_turn>"),
-        rf"{_token('<start_of_turn>')}(?P<role>\w+)\n(?P<content>[^\x01\x02]*)(?P<end>{_token('<end_of_turn>')}\n|$)",
+        rf"{_token('<start_of_turn>')}(?P<role>\w+)\n(?P<content>[^{OPEN}{CLOSE}]*)(?P<end>{_token('<end_of_turn>')}\n|$)",
         has_system=False,
     ),
 }  # fmt: skip
@@ -156,7 +158,7 @@ class Judge:
         return self._check(turns, grant, scopes)
 
     def marked(self, body: dict[str, Any]) -> str:
-        """The prompt's text out of its final ids, control tokens between ``\\x01`` and ``\\x02``."""
+        """The prompt's text out of its final ids, control tokens between ``OPEN`` and ``CLOSE``."""
         tokenizer = self.chat.tokenizer
         messages = [_with_objects(message) for message in body["messages"]]
         text = tokenizer.apply_chat_template(
@@ -168,7 +170,7 @@ class Judge:
         plain: list[int] = []
         for token in tokenizer(text, add_special_tokens=body.get("add_special_tokens", False))["input_ids"]:
             if token in tokenizer.added_tokens_decoder or token in tokenizer.all_special_ids:
-                parts += [tokenizer.decode(plain), f"\x01{tokenizer.convert_ids_to_tokens(token)}\x02"]
+                parts += [tokenizer.decode(plain), f"{OPEN}{tokenizer.convert_ids_to_tokens(token)}{CLOSE}"]
                 plain = []
             else:
                 plain.append(token)
@@ -201,7 +203,7 @@ class Judge:
         if "system" in scopes:
             pattern += r'(\n\nThe caller of this service adds, as a note that changes nothing above: "[^"]*")?'
         if not self.grammar.has_system:
-            pattern += r"\n\n.*"
+            pattern += r"(\n\n.*)?"
         return re.fullmatch(pattern, text, re.DOTALL) is not None
 
 
