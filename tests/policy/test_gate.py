@@ -246,7 +246,7 @@ def test_query_and_odd_headers_stay_outside(app: Gate, upstream: Upstream) -> No
 @pytest.mark.parametrize("given", ["a b", "x" * 65, "é", SECRETS["all"], SECRETS["all"][5:20], '"><script>'])
 def test_odd_request_id_is_replaced(app: Gate, given: str) -> None:
     response = ask(app, "POST", CHAT, json=BODY, headers={"X-Request-Id": given.encode()})
-    assert len(response.headers["x-request-id"]) == 32
+    assert len(response.headers["x-request-id"]) == 24
 
 
 @pytest.mark.parametrize("name", ["authorization", "content-length", "content-type"])
@@ -504,7 +504,8 @@ def test_unforeseen_error_is_a_500_without_a_trace(chat: Chat, caplog: pytest.Lo
 
     response = post(gate(Upstream(), chat, keys=Broken()))
     assert (response.status_code, error(response)["type"]) == (500, "server_error")
-    assert response.headers["x-request-id"] in error(response)["message"] + caplog.text
+    assert response.headers["x-request-id"] in error(response)["message"]
+    assert response.headers["x-request-id"] in caplog.text
     assert "ZeroDivisionError" in caplog.text
     assert "secret" not in response.text + caplog.text
     assert "Traceback" not in response.text + caplog.text

@@ -330,7 +330,9 @@ async def _send_page(send: Send, found: page.Page) -> None:
 def _check_rendering(exchange: Exchange, answer: Answer) -> None:
     """Say loudly where the engine counted another prompt than the one that was checked."""
     counts, prepared = answer.counts, exchange.prepared
-    if counts.reported and prepared is not None and counts.prompt_tokens != prepared.prompt_tokens:
+    if prepared is None or not prepared.exact or not counts.reported:
+        return
+    if counts.prompt_tokens != prepared.prompt_tokens:
         logger.error(
             "request %s: the engine's prompt has %d tokens, the checked one %d: it renders another template",
             exchange.id, counts.prompt_tokens, prepared.prompt_tokens,

@@ -14,6 +14,8 @@ PASSED = (b"accept", b"host", b"traceparent", b"tracestate", b"baggage")
 """Beside the request's id: what an engine or OpenTelemetry needs."""
 ONCE = (b"authorization", b"content-length", b"content-type", b"transfer-encoding", b"content-encoding")
 MAX_HEADER_BYTES = 2048
+MIN_SECRET_CHARS = 8
+"""A shorter piece of a key gives nothing of it away."""
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _JSON = re.compile(rb"application/json(?:\s*;\s*charset=\"?utf-8\"?)?", re.IGNORECASE)
 
@@ -65,10 +67,9 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 def request_id(scope: Scope) -> str:
     """The caller's id for this request where it is one and no part of its key, else a new one."""
-    given = header(scope, b"x-request-id")
-    if given is None or not _ID.fullmatch(given) or given in (header(scope, b"authorization") or b""):
-        return uuid4().hex
-    return given.decode()
+    given = header(scope, b"x-request-id") or b""
+    is_secret = len(given) >= MIN_SECRET_CHARS and given in (header(scope, b"authorization") or b"")
+    return uuid4().hex[:24] if is_secret or not _ID.fullmatch(given) else given.decode()
 
 
 def secret_of(scope: Scope) -> str:

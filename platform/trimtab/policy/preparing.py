@@ -34,6 +34,8 @@ class Prepared:
     stream: bool
     include_usage: bool
     """Whether the caller asked for a stream's usage."""
+    exact: bool = True
+    """Whether the engine renders these very ids; tools it writes out in its own way."""
     ignored: tuple[str, ...] = ()
     """Fields that were left out."""
 
@@ -66,7 +68,7 @@ class Preparing:
         return Prepared(
             json.dumps(body, ensure_ascii=False).encode(), model, safety.preset, presets.hash(safety), num,
             num + asked.n * answer_tokens, asked.stream, asked.include_usage,
-            ("seed",) if self._leaves_out_seed(asked) else (),
+            "tools" not in asked.tools, ("seed",) if self._leaves_out_seed(asked) else (),
         )  # fmt: skip
 
     @property
