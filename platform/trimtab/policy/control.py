@@ -22,6 +22,7 @@ from trimtab.policy.ports import Refused
 
 NEUTRAL = "trimtabsentinel"
 MAX_BREAKS = 8
+MAX_KEPT_TURNS = 64
 _NO_TEXT = re.compile("[\ud800-\udfff\x00]")
 _BRACKETED = re.compile(r"<{1,2}[^<>\s]{1,40}>{1,2}|\[/?[^\[\]\s]{2,40}\]|\|[^|\s]{2,40}\|")
 _ROLE = re.compile(r"(?:^|[^A-Za-z#])((?:#{1,6} ?)?[A-Z][A-Za-z]{2,30}:)$")
@@ -43,7 +44,7 @@ class ControlTokens:
         marks = _markers(chat) - strings
         self._pattern = _pattern(strings | marks)
         self._marks = _pattern(marks) if marks else None
-        self._neutral = lru_cache(maxsize=4096)(self._neutral_shape)
+        self._neutral = lru_cache(maxsize=1024)(self._neutral_shape)
 
     def clean(self, field: str, text: str, escape: bool) -> str:
         """The text, which then has none of the model's control tokens and markers.
@@ -88,7 +89,9 @@ class ControlTokens:
         text = self._rendered(turns, tools) + prefill
         ids = self.encode(text)
         outline = tuple(_outline(message) for message in turns)
-        if self._shape(text, ids) != self._neutral(outline, _neutral_json(tools), bool(prefill)):
+        is_common = tools is None and len(outline) <= MAX_KEPT_TURNS
+        neutral = self._neutral if is_common else self._neutral_shape  # what a caller makes up isn't worth keeping
+        if self._shape(text, ids) != neutral(outline, _neutral_json(tools), bool(prefill)):
             problem = "the texts change the prompt's turns; remove what looks like a control token"
             raise Refused(400, "forged_turns", f"messages: {problem}", "messages")
         return len(ids)

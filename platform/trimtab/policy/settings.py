@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -35,5 +35,5 @@ class GateSettings(Config):
     keep_seed: bool = True
     """Pass `seed` to the engine. False: it is left out, and the header x-trimtab-ignored says so. vLLM 0.29 on CPU dies
     of seeded requests whose prompt is computed in chunks."""
-    adapters: tuple[str, ...] = ()
+    adapters: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...] = ()
     """LoRA adapters that a request may name, as `name:adapter`."""
