@@ -101,8 +101,9 @@ check: setup ## lint, format and types
 bench: setup ## all benchmarks; NAME=one of them, OUT=folder for the results
 	$(BIN)/python -m tests.bench $(NAME) $(if $(OUT),--out $(OUT))
 
-serve: setup ## serve a model with the gate in front; MODEL=reference
-	$(BIN)/trimtab serve --config serve/config.yaml $(if $(MODEL),--set model=$(MODEL))
+# Without KEYS it makes a key for this run, which may choose every preset, and removes it when it stops.
+serve: setup ## serve a model behind the gate; MODEL=reference, KEYS=key file
+	$(BIN)/trimtab serve $(if $(MODEL),--set model=$(MODEL)) --set $(if $(KEYS),keys=$(KEYS),throwaway_key=true)
 
 clean: ## remove caches and build products; .venv and runs/ stay
 	rm -rf build dist platform/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import json
@@ -17,6 +18,7 @@ import pytest
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--disable-dev-shm-usage", "--remote-debugging-port=0")  # fmt: skip
+KEY_CODES = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowDown": 40}
 START_S, ANSWER_S = 60, 30
 ASKED_BY_THE_PAGE = "Network.requestWillBeSent"
 COMPLAINTS = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded", "Page.javascriptDialogOpening")
@@ -51,14 +53,20 @@ class Tab:
             self.events.append(said)
         return said
 
-    def show(self, page: Path, width: int, dark: bool) -> None:
-        """Load a file as a window of this width shows it, in light or dark mode."""
+    def show(self, page: Path | str, width: int, dark: bool, **media: str) -> None:
+        """Load a file or an address as a window of this width shows it, in light or dark mode.
+
+        Args:
+            media: other media features, with ``_`` for ``-``.
+        """
+        url = page if isinstance(page, str) else page.as_uri()
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.send("Emulation.setEmulatedMedia", features=[scheme])
+        features = {"prefers_color_scheme": "dark" if dark else "light", **media}
+        named = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self.send("Emulation.setEmulatedMedia", features=named)
         self.events.clear()
-        self.send("Page.navigate", url=page.as_uri())
-        while not self._has_loaded(page.as_uri()):
+        self.send("Page.navigate", url=url)
+        while not self._has_loaded(url):
             self._said()
 
     def _has_loaded(self, url: str) -> bool:
@@ -82,6 +90,31 @@ class Tab:
         place = self.evaluate(f"{middle}(document.querySelector({json.dumps(selector)}))")
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+
+    def wait(self, script: str, seconds: float = ANSWER_S) -> None:
+        """Wait until a script in the page is true."""
+        until = time.monotonic() + seconds
+        while not self.evaluate(script):
+            assert time.monotonic() < until, f"not in {seconds} s: {script}"
+            time.sleep(0.02)
+
+    def write(self, text: str) -> None:
+        """Put text where the focus is, as an input method does."""
+        self.send("Input.insertText", text=text)
+
+    def press(self, key: str, control: bool = False) -> None:
+        """Press and release a key of ``KEY_CODES``."""
+        known = {"key": key, "code": key, "windowsVirtualKeyCode": KEY_CODES[key], "modifiers": 2 if control else 0}
+        text = {"text": "\r"} if key == "Enter" else {}
+        self.send("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **known, **text)
+        self.send("Input.dispatchKeyEvent", type="keyUp", **known)
+
+    def picture(self, path: Path) -> None:
+        """Write the whole page, as long as it is, as a PNG."""
+        size = self.send("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        taken = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        path.write_bytes(base64.b64decode(taken["data"]))
 
     def requests(self) -> list[str]:
         """The addresses that the page asked for."""

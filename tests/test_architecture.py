@@ -38,7 +38,7 @@ LAZY = (*HEAVY, "scipy", "openai", "peft", "statsmodels", "sklearn", "datasets",
         "lm_eval", "inspect_ai")  # fmt: skip
 # Modules that only exist inside a worker, behind a lazy import of their own package, or loaded by a library itself.
 LATE_MODULES = {"training/policy.py", "training/trainer.py", "training/callbacks.py", "training/pairwise_trainer.py",
-                "evaluation/inspect_task.py", "engine/nucleus.py"}  # fmt: skip
+                "evaluation/inspect_task.py", "engine/nucleus.py", "serving/replica.py"}  # fmt: skip
 TOP = {"platform", "jobs", "serve", "tests", "cluster.yaml", "pyproject.toml", "README.md", "Makefile", "LICENSE",
        "CHANGELOG.md"}  # fmt: skip
 WRITTEN_BY_RUNS = {"build", "dist", "runs"}
@@ -127,7 +127,7 @@ def test_command_line_loads_no_heavy_library() -> None:
     loaded = _python(f"import sys, {', '.join(modules)}; print(*{{name.split('.')[0] for name in sys.modules}})").stdout
     assert set(loaded.split()) & set(HEAVY) == set()
     light = _python("import sys, trimtab.cli; print(*sys.modules)").stdout.split()
-    assert {name for name in light if name.startswith("trimtab")} == {"trimtab", "trimtab.cli"}
+    assert {name for name in light if name.startswith("trimtab")} == {"trimtab", "trimtab.cli", "trimtab.cli.keys"}
 
 
 def test_help_answers_at_once() -> None:

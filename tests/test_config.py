@@ -201,10 +201,10 @@ def test_shipped_configuration_loads_in_its_class(path: Path) -> None:
 def test_shipped_serve_configuration_loads() -> None:
     from trimtab.serving import ServeConfig
 
-    path = ROOT / "serve" / "config.yaml"
-    config = load(ServeConfig, path)
-    assert set(yaml.safe_load(path.read_text(encoding="utf-8"))) <= set(ServeConfig.model_fields)
-    assert config.host == "127.0.0.1"
+    shipped = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text(encoding="utf-8"))
+    for application in shipped["applications"]:
+        ServeConfig.model_validate(application["args"])
+    assert shipped["http_options"]["host"] == "127.0.0.1"
 
 
 PRESETS = sorted((ROOT / "jobs" / "configs" / "train").glob("*.yaml"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from trimtab.config import InputError
 from trimtab.safety import (
@@ -12,6 +13,7 @@ from trimtab.safety import (
     MAX_PERSONA_CHARS,
     PRESETS,
     SafetyConfig,
+    SafetyPreset,
     configuration_of,
     parse_safety,
 )
@@ -136,3 +138,46 @@ def test_configuration_of_knows_exact_texts_alone() -> None:
         assert configuration_of(text) == SafetyConfig(preset=preset)
         assert configuration_of(text + " ") is None
     assert configuration_of("Be kind.") is None
+
+
+OWN = {
+    "calm": SafetyPreset(name="calm", system="You are a calm assistant.\nKeep it short."),
+    "poet": SafetyPreset(name="poet", system='Write as "{persona}" would.'),
+}
+
+
+def test_presets_of_a_users_own_are_rendered_by_the_same_rules() -> None:
+    assert SafetyConfig(preset="calm").render(OWN) == "You are a calm assistant.\nKeep it short."
+    assert parse_safety({"preset": "poet", "persona": 'an "old"\n hand'}, OWN).render(OWN) == (
+        "Write as \"an 'old' hand\" would."
+    )
+    for value, field in (("harmless", "safety.preset"), ({"preset": "calm", "persona": "x"}, "safety.persona")):
+        with pytest.raises(InputError, match=rf"^{field}: "):
+            parse_safety(value, OWN)
+    with pytest.raises(InputError, match=r"^safety.preset: calm: unknown preset; use one of harmless, "):
+        SafetyConfig(preset="calm").render()
+
+
+@pytest.mark.parametrize("name", ["", "Calm", "calm+x", "calm:x", "1st", "a b", "a\n", "_a", "é"])
+def test_names_of_presets_mean_nothing_else(name: str) -> None:
+    with pytest.raises(ValidationError, match="name"):
+        SafetyPreset(name=name, system="Be calm.")
+
+
+@pytest.mark.parametrize("system", ["", " Be calm.", "Be calm.\n", "a\tb", "a\x00b", "a\x1bb", "a\u2029b", "a\x85b"])
+def test_system_prompts_are_plain_text(system: str) -> None:
+    with pytest.raises(ValidationError, match="system"):
+        SafetyPreset(name="calm", system=system)
+
+
+@pytest.mark.parametrize("system", ["Be {persona}.", 'Be "{persona}" or {persona}.', '"{persona}" "{persona}"'])
+def test_a_persona_has_one_quoted_slot(system: str) -> None:
+    with pytest.raises(ValidationError, match="persona slot"):
+        SafetyPreset(name="poet", system=system)
+
+
+def test_a_preset_knows_its_renderings() -> None:
+    assert OWN["poet"].persona_of('Write as "a sailor" would.') == "a sailor"
+    assert OWN["poet"].persona_of('Write as "a sailor" might.') is None
+    assert OWN["calm"].persona_of(OWN["calm"].system) == ""
+    assert OWN["calm"].persona_of("You are a calm assistant.") is None

@@ -56,8 +56,16 @@ class Chat:
     def _rendered(self, messages: list[dict[str, str]], answer: str | None = None) -> str:
         """The messages, a closed assistant turn behind them where one is given, and a new assistant turn's begin."""
         turn = [] if answer is None else [{"role": "assistant", "content": answer}]
-        rendered = self.tokenizer.apply_chat_template([*messages, *turn], tokenize=False, add_generation_prompt=True)
-        return str(rendered)
+        return self.conversation_text([*messages, *turn])
+
+    def conversation_text(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
+        """A conversation of any turns, rendered as an engine does, up to the beginning of a new assistant turn."""
+        apply = self.tokenizer.apply_chat_template
+        return str(apply(messages, tools=tools, tokenize=False, add_generation_prompt=True))
+
+    def continued_text(self, messages: list[dict[str, Any]]) -> str:
+        """A conversation whose last turn is left open, as an engine renders it for ``continue_final_message``."""
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True))
 
     def _reopened(self, messages: list[dict[str, str]], prefill: str) -> str:
         """The turn closed without ``RELEASED_DROPS``; what stands before its end is nobody's to change."""

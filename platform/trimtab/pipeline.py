@@ -29,7 +29,7 @@ from trimtab.evaluation.retention import RetentionConfig
 from trimtab.files import LocalPath, Location
 from trimtab.judging import JudgeConfig, RulesJudge
 from trimtab.safety import CONFIGURATIONS
-from trimtab.serving import ServeConfig, refuse_taken_port, running
+from trimtab.serving import ServeConfig, refuse_taken_port, running, throwaway_key
 from trimtab.sources import SourceConfig
 from trimtab.synthesis import run as synthesis
 from trimtab.synthesis.config import SynthesisConfig
@@ -264,8 +264,8 @@ def ask_endpoint(config: PipelineConfig, model: str) -> Record:
 
     def work(output: Path) -> Outcome:
         say(f"  starting on {served.host}:{served.port} (about a minute)")
-        with running(served) as url:
-            answers = {preset: _ask(url, served.name, asked, preset) for preset in asked.configurations}
+        with throwaway_key(served) as (keyed, secret), running(keyed) as url:
+            answers = {preset: _ask(url, secret, served.name, asked, preset) for preset in asked.configurations}
         return Outcome(counts={"answers": len(answers)}, results={"prompt": asked.prompt, "answers": answers})
 
     record = run_stage("ask endpoint", asked.output, asked, {"model": models.fingerprint(Path(model))}, work)
@@ -281,10 +281,10 @@ def _prompt(config: PipelineConfig) -> str:
     return split_requests(read_requests(config.source)[0], config.source)[1][0].prompt
 
 
-def _ask(url: str, model: str, asked: EndpointConfig, preset: str) -> str:
+def _ask(url: str, secret: str, model: str, asked: EndpointConfig, preset: str) -> str:
     from openai import OpenAI
 
-    with OpenAI(base_url=url, api_key="none") as client:
+    with OpenAI(base_url=url, api_key=secret) as client:
         answer = client.chat.completions.create(
             model=model, messages=[{"role": "user", "content": asked.prompt}], max_tokens=asked.max_tokens,
             temperature=0, extra_body={"safety": preset},

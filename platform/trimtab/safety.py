@@ -2,31 +2,73 @@
 
 Training on one rendering and serving another is the worst bug this project can have, so synthesis,
 training, evaluation and serving all call ``SafetyConfig.render``. The texts of ``harmless``,
-``uncensored`` and ``honest`` are those of Configurable Safety Tuning (arXiv 2404.00495).
+``uncensored`` and ``honest`` are those of Configurable Safety Tuning (arXiv 2404.00495). A server may
+have presets of its user's besides; they are rendered, parsed and recognised by the same functions.
 """
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Mapping
 from typing import Any
+
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from trimtab.config import Config, InputError
 from trimtab.data import lines
 
 MAX_PERSONA_CHARS = 400
+MAX_SYSTEM_CHARS = 4000
 PERSONA_SLOT = "{persona}"
+UNSEEN = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories that no system prompt has, a plain line break aside: controls, halves of pairs, separators."""
 
 
 class SafetyPreset(Config):
     """A named safety configuration: a system prompt, which may have one slot for a persona."""
 
-    name: str
-    """The name that requests, training data and reports use."""
-    system: str
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)
+    """The name that requests, training data and reports use; ``+`` and ``:`` mean something in a model's name."""
+    system: str = Field(min_length=1, max_length=MAX_SYSTEM_CHARS)
     """The system prompt; ``{persona}`` marks where a role-play persona goes, quoted."""
+
+    @field_validator("system")
+    @classmethod
+    def _is_plain_text(cls, system: str) -> str:
+        if any(unicodedata.category(char) in UNSEEN for char in system if char != "\n"):
+            raise _no_preset("holds a control character", "write plain text, with line breaks at most")
+        if system != system.strip():
+            raise _no_preset("begins or ends with white space", "remove it (in YAML: |- or >- for a block)")
+        if system.count(PERSONA_SLOT) != system.count(f'"{PERSONA_SLOT}"') or system.count(PERSONA_SLOT) > 1:
+            raise _no_preset("has a persona slot that isn't quoted, or more than one", f'write "{PERSONA_SLOT}" once')
+        return system
 
     @property
     def takes_persona(self) -> bool:
         return PERSONA_SLOT in self.system
+
+    def fill(self, persona: str | None) -> str:
+        """The system prompt with the persona in its slot.
+
+        Raises:
+            InputError: a persona is missing, too long or not wanted.
+        """
+        if self.takes_persona:
+            return self.system.replace(PERSONA_SLOT, _clean_persona(persona))
+        if persona is not None:
+            raise InputError("safety.persona", persona, f"{self.name} takes no persona", "leave it out")
+        return self.system
+
+    def persona_of(self, system: str) -> str | None:
+        """The persona of a system prompt that this preset renders to (empty: it takes none); None: it renders none."""
+        head, _, tail = self.system.partition(PERSONA_SLOT)
+        persona = system.removeprefix(head).removesuffix(tail) if self.takes_persona else ""
+        return persona if self.system.replace(PERSONA_SLOT, persona) == system else None
+
+
+def _no_preset(problem: str, remedy: str) -> PydanticCustomError:
+    return PydanticCustomError("preset", "{problem}", {"problem": problem, "remedy": remedy})
 
 
 PRESETS = {
@@ -55,20 +97,19 @@ class SafetyConfig(Config):
     preset: str = DEFAULT_PRESET
     persona: str | None = None
 
-    def render(self) -> str:
+    def render(self, presets: Mapping[str, SafetyPreset] = PRESETS) -> str:
         """The system prompt, exactly as trained, measured and served.
+
+        Args:
+            presets: those that there are, by name.
 
         Raises:
             InputError: the preset is unknown, or a persona is missing, too long or not wanted.
         """
-        preset = PRESETS.get(self.preset)
+        preset = presets.get(self.preset)
         if preset is None:
-            raise InputError("safety.preset", self.preset, "unknown preset", f"use one of {', '.join(PRESETS)}")
-        if not preset.takes_persona:
-            if self.persona is not None:
-                raise InputError("safety.persona", self.persona, f"{preset.name} takes no persona", "leave it out")
-            return preset.system
-        return preset.system.replace(PERSONA_SLOT, _clean_persona(self.persona))
+            raise InputError("safety.preset", self.preset, "unknown preset", f"use one of {', '.join(presets)}")
+        return preset.fill(self.persona)
 
     def paraphrases(self) -> tuple[str, ...]:
         """Other wordings of the system prompt, to measure whether a model follows its sense; for nothing else.
@@ -107,14 +148,13 @@ def system_prompt(preset: str | None) -> str | None:
 def configuration_of(system: str) -> SafetyConfig | None:
     """The configuration that renders to this system prompt (the inverse of ``render``); none: no preset's does."""
     for preset in PRESETS.values():
-        head, _, tail = preset.system.partition(PERSONA_SLOT)
-        persona = system.removeprefix(head).removesuffix(tail) if preset.takes_persona else None
-        if preset.system.replace(PERSONA_SLOT, persona or "") == system:
-            return SafetyConfig(preset=preset.name, persona=persona)
+        persona = preset.persona_of(system)
+        if persona is not None:
+            return SafetyConfig(preset=preset.name, persona=persona if preset.takes_persona else None)
     return None
 
 
-def parse_safety(value: Any) -> SafetyConfig:
+def parse_safety(value: Any, presets: Mapping[str, SafetyPreset] = PRESETS) -> SafetyConfig:
     """The setting of a request body: nothing (harmless), a preset's name, or ``{"preset": …, "persona": …}``.
 
     Raises:
@@ -124,11 +164,11 @@ def parse_safety(value: Any) -> SafetyConfig:
         return SafetyConfig()
     if isinstance(value, str):
         value = {"preset": value}
-    remedy = f'use a preset ({", ".join(PRESETS)}) or {{"preset": ..., "persona": ...}}'
+    remedy = f'use a preset ({", ".join(presets)}) or {{"preset": ..., "persona": ...}}'
     if not isinstance(value, dict) or not set(value) <= {"preset", "persona"}:
         raise InputError("safety", value, "not a safety configuration", remedy)
     if not all(isinstance(item, str) for item in value.values()):
         raise InputError("safety", value, "preset and persona must be text", remedy)
     config = SafetyConfig(**value)
-    config.render()
+    config.render(presets)
     return config

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trimtab.cli.keys import keys_app
+
 if TYPE_CHECKING:
     from trimtab.files import AnyPath
 
@@ -24,6 +26,7 @@ model_app = typer.Typer(no_args_is_help=True, help="Fetch, list and promote mode
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model.")
 app.add_typer(model_app, name="model")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(keys_app, name="keys")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file; see jobs/configs/.")]
 Overrides = Annotated[list[str], typer.Option("--set", help="key=value, may be repeated; wins over the file.")]

@@ -1,0 +1,155 @@
+"""Limits that hold across replicas: one named actor counts for all, and each replica bounds what it works on itself.
+
+The actor keeps what keys took of their day in a file, written at most once a second: its death forgets a second of a
+budget and not the day. Ray starts it again when it dies, and requests are denied meanwhile; the minutes begin anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trimtab.artifacts import write_text
+from trimtab.policy.keys import Key
+from trimtab.policy.limiter import InProcessLimiter
+from trimtab.policy.ports import Limiter, Refused
+
+NAMESPACE = "trimtab"
+SAVE_EVERY_S = 1.0
+BUSY_RETRY_S = 1.0
+Refusal = tuple[int, str, str, str | None, float | None]
+
+logger = logging.getLogger("trimtab.serving")
+
+
+class Limits:
+    """The actor: the limiter of all replicas. A refusal is a value here; an exception means that it failed."""
+
+    def __init__(self, budgets: str) -> None:
+        self._limiter = InProcessLimiter()
+        self._file = Path(budgets)
+        self._saving: asyncio.Task[None] | None = None
+        self._unsaved = False
+        if self._file.is_file():
+            self._limiter.restore(json.loads(self._file.read_text(encoding="utf-8")))
+
+    async def admit(self, key: Key, tokens: int) -> str | Refusal:
+        """A ticket, or the parts of a ``Refused``.
+
+        Raises:
+            OSError: the key has a budget and what was taken of it can't be written down.
+        """
+        if self._unsaved and key.tokens_per_day is not None:
+            self._save()
+        try:
+            ticket = await self._limiter.admit(key, tokens)
+        except Refused as refused:
+            return refused.status, refused.reason, refused.message, refused.param, refused.retry_after_s
+        self._save_soon()
+        return ticket
+
+    async def settle(self, ticket: str, tokens: int) -> None:
+        """As ``Limiter.settle``."""
+        await self._limiter.settle(ticket, tokens)
+        self._save_soon()
+
+    def _save_soon(self) -> None:
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.ensure_future(self._save_later())
+
+    async def _save_later(self) -> None:
+        await asyncio.sleep(SAVE_EVERY_S)
+        try:
+            self._save()
+        except OSError as error:
+            logger.error("the budgets can't be saved: %s", error.strerror)
+
+    def _save(self) -> None:
+        self._unsaved = True
+        self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_text(self._file, json.dumps(self._limiter.budgets()))
+        self._unsaved = False
+
+
+class RayLimiter:
+    """The limiter of a replica: it asks the actor, which the first replica starts."""
+
+    def __init__(self, name: str, budgets: Path) -> None:
+        self._name, self._budgets = name, budgets
+        self._actor = self._find()
+
+    def _find(self) -> Any:
+        import ray
+
+        options = {"name": self._name, "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached",
+                   "max_restarts": -1, "num_cpus": 0}  # fmt: skip
+        return ray.remote(Limits).options(**options).remote(str(self._budgets))
+
+    async def admit(self, key: Key, tokens: int) -> str:
+        """As ``Limiter.admit``."""
+        from ray.exceptions import ActorDiedError
+
+        try:
+            answer = await self._actor.admit.remote(key, tokens)
+        except ActorDiedError:  # for good: somebody ended it
+            self._actor = self._find()
+            raise
+        if isinstance(answer, str):
+            return answer
+        raise Refused(*answer)
+
+    async def settle(self, ticket: str, tokens: int) -> None:
+        """As ``Limiter.settle``; nobody waits for it."""
+        self._actor.settle.remote(ticket, tokens)
+
+
+def end_limits(name: str) -> None:
+    """End the actor; what keys took today stays in its file."""
+    import ray
+
+    try:
+        actor = ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return
+    ray.kill(actor)
+
+
+class Bounded:
+    """A limiter that lets only so many requests into this replica at a time, whosever they are."""
+
+    def __init__(self, inner: Limiter, most: int, changed: Callable[[int], None] = lambda ongoing: None) -> None:
+        """
+        Args:
+            most: requests in flight.
+            changed: called with their number when it changes.
+        """
+        self._inner, self._most, self._changed = inner, most, changed
+        self._ongoing = 0
+
+    async def admit(self, key: Key, tokens: int) -> str:
+        """As ``Limiter.admit``.
+
+        Raises:
+            Refused: 429, the replica is full.
+        """
+        if self._ongoing >= self._most:
+            raise Refused(429, "overloaded", "the server has all the requests it can take", None, BUSY_RETRY_S)
+        self._count(1)
+        try:
+            return await self._inner.admit(key, tokens)
+        except BaseException:
+            self._count(-1)
+            raise
+
+    async def settle(self, ticket: str, tokens: int) -> None:
+        """As ``Limiter.settle``."""
+        self._count(-1)
+        await self._inner.settle(ticket, tokens)
+
+    def _count(self, more: int) -> None:
+        self._ongoing += more
+        self._changed(self._ongoing)

@@ -1,0 +1,143 @@
+"""Starting and stopping the endpoint: Ray Serve, its applications, a throw-away key, and presets that change."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from trimtab import cluster
+from trimtab.config import InputError
+from trimtab.console import say
+from trimtab.policy import keys
+from trimtab.serving.apps import applications
+from trimtab.serving.config import ServeConfig, refuse_open_host
+from trimtab.serving.limits import end_limits
+
+RELOAD_EVERY_S = 1.0
+
+
+@contextlib.contextmanager
+def running(config: ServeConfig) -> Iterator[str]:
+    """Serve until the block ends; gives the API's base URL.
+
+    Raises:
+        InputError: the port is taken, the address needs keys, or the model or a file can't be used.
+    """
+    from ray import serve
+
+    if config.keys is None:
+        refuse_open_host(config.host)
+    refuse_taken_port(config.host, config.port)
+    cluster.connect(config.ray)
+    _say_how(config)
+    serve.start(http_options={"host": config.host, "port": config.port})
+    try:
+        deploy(config)
+        yield f"http://{config.host}:{config.port}/v1"
+    finally:
+        _end(config)
+
+
+def _end(config: ServeConfig) -> None:
+    """Requests in flight are ended first. On a cluster, Serve itself goes on, with what others have in it."""
+    from ray import serve
+
+    if config.ray.where is None:
+        serve.shutdown()
+    else:
+        for model in (config, *config.others):
+            serve.delete(model.name)
+    end_limits(f"limits:{config.name}")
+
+
+def deploy(config: ServeConfig) -> None:
+    """Bring the applications to this configuration: new ones start, changed ones are replaced, presets handed over.
+
+    Raises:
+        InputError: a model or a file can't be used; the applications stay as they are.
+    """
+    from ray import serve
+
+    for name, (app, route) in applications(config).items():
+        serve.run(app, name=name, route_prefix=route)
+
+
+def _say_how(config: ServeConfig) -> None:
+    """Say where the cluster has no proxy for direct streaming; the gate stands in the replica all the same."""
+    if config.direct and not cluster.has_direct_proxy():
+        say(
+            f"  this cluster's nodes lack {cluster.DIRECT_PROXY}=1: requests take the way through Ray Serve's own proxy"
+        )
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """Raise when something listens on this port already.
+
+    Raises:
+        InputError: the port is taken or the address isn't this machine's.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(
+                "port", f"{host}:{port}", f"can't listen ({error.strerror})", "set another port"
+            ) from error
+
+
+@contextlib.contextmanager
+def throwaway_key(config: ServeConfig) -> Iterator[tuple[ServeConfig, str]]:
+    """The configuration with a key file of one key that may choose every preset, and its secret; gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-keys-") as folder:
+        path = Path(folder) / "keys.json"
+        secret = keys.create(path, keys.Grant(presets=(keys.ALL_PRESETS,)), "throw-away")[1]
+        yield config.model_copy(update={"keys": path, "throwaway_key": False}), secret
+
+
+def run(config: ServeConfig) -> None:
+    """Serve until interrupted, by Ctrl-C or as a service manager does it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.ExitStack() as stack:
+        if config.throwaway_key:
+            config, secret = stack.enter_context(throwaway_key(config))
+            say(f"key of this run, for all presets: {secret}")
+        elif config.keys is None:
+            say("no key file: everybody on this machine may ask, harmless only (trimtab keys create makes keys)")
+        say(f"starting {config.name} ({config.model}); this takes about a minute")
+        url = stack.enter_context(running(config))
+        say(f"serving on {url}, and a page to try it on {url.removesuffix('v1')}; stop with Ctrl-C")
+        with contextlib.suppress(KeyboardInterrupt):
+            _reload_presets(config)
+        say("stopping: requests in flight are ended first")
+    say("stopped")
+
+
+def _reload_presets(config: ServeConfig) -> None:
+    """Hand presets over whenever their file changes, for ever."""
+    seen = _state(config.presets)
+    while not threading.Event().wait(RELOAD_EVERY_S):
+        state = _state(config.presets)
+        if state == seen:
+            continue
+        seen = state
+        try:
+            deploy(config)
+        except InputError as error:
+            say(f"the presets that were go on: {error}")
+        else:
+            say(f"presets of {config.presets} are served")
+
+
+def _state(path: Path | None) -> tuple[int, int] | None:
+    """What changes when a file does; None: it isn't there."""
+    try:
+        found = path.stat() if path else None
+    except OSError:
+        return None
+    return (found.st_mtime_ns, found.st_size) if found else None

@@ -1,0 +1,81 @@
+"""The limits' actor without Ray around it, and the bound of one replica."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from trimtab.policy.keys import Key
+from trimtab.policy.limiter import InProcessLimiter
+from trimtab.policy.ports import Refused
+from trimtab.serving import limits
+from trimtab.serving.limits import Bounded, Limits
+
+KEY = Key(id="k", sha256="0" * 64, tokens_per_day=100)
+
+
+def test_a_days_budget_outlives_the_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SAVE_EVERY_S", 0.01)
+    path = tmp_path / "new" / "budgets.json"
+
+    async def spend() -> None:
+        actor = Limits(str(path))
+        ticket = await actor.admit(KEY, 90)
+        assert isinstance(ticket, str)
+        await actor.settle(ticket, 70)
+        await asyncio.sleep(0.1)
+
+    asyncio.run(spend())
+    assert json.loads(path.read_text(encoding="utf-8"))["k"]["tokens"] == 70
+    again = Limits(str(path))
+    assert isinstance(asyncio.run(_admit(again, 20)), str)
+    refusal = asyncio.run(_admit(again, 20))
+    assert refusal[:2] == (429, "tokens_per_day")
+
+
+async def _admit(actor: Limits, tokens: int) -> str | limits.Refusal:
+    return await actor.admit(KEY, tokens)
+
+
+def test_a_budget_that_cannot_be_written_down_is_not_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SAVE_EVERY_S", 0.01)
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+
+    async def spend() -> None:
+        actor = Limits(str(tmp_path / "file" / "budgets.json"))
+        assert isinstance(await actor.admit(KEY, 10), str)
+        await asyncio.sleep(0.1)
+        assert isinstance(await actor.admit(KEY.model_copy(update={"tokens_per_day": None}), 10), str)
+        with pytest.raises(OSError, match="file"):
+            await actor.admit(KEY, 10)
+
+    asyncio.run(spend())
+
+
+def test_a_full_replica_refuses_and_a_settled_request_makes_room() -> None:
+    seen: list[int] = []
+
+    async def fill() -> None:
+        bounded = Bounded(InProcessLimiter(), 2, seen.append)
+        tickets = [await bounded.admit(KEY, 1) for _ in range(2)]
+        with pytest.raises(Refused) as refused:
+            await bounded.admit(KEY, 1)
+        assert (refused.value.status, refused.value.reason, refused.value.retry_after_s) == (429, "overloaded", 1.0)
+        await bounded.settle(tickets[0], 1)
+        await bounded.admit(KEY, 1)
+
+    asyncio.run(fill())
+    assert seen == [1, 2, 1, 2]
+
+
+def test_what_the_key_refuses_takes_no_place_in_the_replica() -> None:
+    async def refuse() -> None:
+        bounded = Bounded(InProcessLimiter(), 1)
+        with pytest.raises(Refused, match="101 tokens"):
+            await bounded.admit(KEY, 101)
+        await bounded.admit(KEY, 1)
+
+    asyncio.run(refuse())
