@@ -22,8 +22,7 @@ from tests.bench._training import ROOT
 from trimtab.artifacts import read_record
 from trimtab.cluster import RAY_ENV
 from trimtab.console import quiet, say
-from trimtab.engine.parts import Parts
-from trimtab.schemas import PlanRow, read_rows
+from trimtab.schemas import Generation, PlanRow, read_rows
 
 KINDS = ("engine", "actor", "node", "driver")
 NUM_RUNS = 20
@@ -143,9 +142,7 @@ class Drill:
 
     def _counts(self) -> dict[str, Any]:
         plan = {row.id for row in read_rows(self.output / "plan", PlanRow)}
-        parts = Parts(self.output / "generations")
-        parts.look()
-        made = Counter(parts.all_ids())
+        made = Counter(row.id for row in read_rows(self.output / "generations", Generation))
         record = read_record(self.output)
         completed = record is not None and record.counts["generations"] == len(plan) == NUM_ROWS
         return {"completed": completed, "lost": len(plan - made.keys()), "doubled": (made - Counter(plan)).total(),

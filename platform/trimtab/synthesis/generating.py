@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trimtab import cluster
 from trimtab.artifacts import Outcome
 from trimtab.config import InputError
 from trimtab.console import say
-from trimtab.engine import generate_plan
-from trimtab.files import AnyPath, arrow_paths, at_once, files_in, parquet_source
+from trimtab.engine import generate_plan, ids_in
+from trimtab.files import AnyPath, arrow_paths, files_in
 from trimtab.schemas import Quarantined
 from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.passes import GeneratingRecipe, pass_folder, pass_names
@@ -33,6 +34,9 @@ from trimtab.synthesis.shards import (
     plan_shard,
     shard_files,
 )
+
+if TYPE_CHECKING:
+    from trimtab.engine.parts import Ids
 
 
 class Synthesis:
@@ -122,15 +126,9 @@ class Synthesis:
             say(f"  WARNING: {lost} rows of {num} requests are quarantined, mostly: {reasons[0][0]}")
 
 
-def planned_ids(folder: AnyPath) -> set[str]:
-    """The ids of a folder's plan."""
-    return {row_id for ids in at_once(_ids, files_in(folder / "plan")) for row_id in ids}
-
-
-def _ids(path: AnyPath) -> list[str]:
-    import pyarrow.parquet as pq
-
-    return list(pq.read_table(parquet_source(path), columns=["id"])["id"].to_pylist())
+def planned_ids(folder: AnyPath) -> Ids:
+    """The ids of a folder's plan, as ``ids_in`` gives them."""
+    return ids_in(folder / "plan")
 
 
 def measured_rate(folders: Sequence[AnyPath]) -> float | None:
