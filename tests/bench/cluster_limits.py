@@ -167,10 +167,7 @@ def _stores(folder: Path) -> dict[str, Any]:
 
 
 def _text(rng: random.Random, num_chars: int) -> str:
-    words: list[str] = []
-    while sum(map(len, words)) + len(words) < num_chars:
-        words.append(rng.choice(WORDS))
-    return " ".join(words)[:num_chars].ljust(num_chars, ".")
+    return " ".join(rng.choices(WORDS, k=num_chars))[:num_chars]
 
 
 def _bytes_of(folder: Path, cls: Any) -> dict[str, float]:

@@ -385,12 +385,20 @@ def test_auto_is_the_cluster_that_was_started_here(tmp_path: Path) -> None:
 def test_nodes_that_differ_are_named() -> None:
     here = {"python": "3.11.7", "ray": "2.60.0", "trimtab": "0.1.0"}
     same = cluster.compare_nodes(here, {"10.0.0.1": here, "10.0.0.2": {"python": "3.11.7", "ray": "2.60.0"}})
-    assert same == [Finding("cluster.nodes", "ok", "2 nodes, the same versions as here")]
+    assert same == [Finding("cluster.nodes", "ok", "2, with the same versions as here")]
     found = cluster.compare_nodes(here, {"10.0.0.1": here | {"ray": "2.59.0"}, "10.0.0.2": None})
     assert [one.found for one in found] == ["10.0.0.1: ray 2.59.0 (here 2.60.0)", "10.0.0.2 does not answer"]
     assert has_errors(found)
     older = cluster.compare_nodes(here, {"10.0.0.1": here | {"trimtab": "0.0.9"}})
     assert older[0].found == "10.0.0.1: trimtab 0.0.9 (here 0.1.0)"
+
+
+def test_clocks_that_differ_by_more_than_the_asking_took() -> None:
+    assert cluster.clock_skew({"a": 100.0, "b": 95.0}, 98.0, 103.0).level == "ok"
+    found = cluster.clock_skew({"a": 100.0, "b": 200.0}, 98.0, 103.0)
+    assert (found.level, found.found) == ("warning", "b: at least 97 s from this machine's")
+    assert cluster.clock_skew({"a": 10.0}, 98.0, 103.0).level == "warning"
+    assert cluster.clock_skew({}, 98.0, 103.0).level == "ok"
 
 
 # all of it

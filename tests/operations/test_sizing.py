@@ -194,12 +194,15 @@ def test_the_measured_constants_are_the_defaults() -> None:
     for name in ("driver_bytes_per_id", "driver_bytes_per_file", "driver_bytes_per_request", "seconds_per_1000_ids",
                  "seconds_per_1000_files", "seconds_per_1000_files_listed", "seconds_per_1000_requests",
                  "filter_bytes_per_id", "worker_bytes_per_group"):  # fmt: skip
-        assert getattr(LimitNumbers(), name) == pytest.approx(figures[name], rel=0.1), name
+        loose = 0.5 if name.startswith("seconds") else 0.1
+        assert getattr(LimitNumbers(), name) == pytest.approx(figures[name], rel=loose), name
     rows, chars = figures["disk_bytes_per_row"], figures["disk_bytes_per_char"]
     disk = DiskNumbers()
     assert disk.file_bytes == pytest.approx(figures["disk_bytes_per_file"], rel=0.1)
     assert disk.pair_bytes_per_char == pytest.approx(chars["PreferencePair"], rel=0.1)
-    assert disk.bytes_per_char == pytest.approx(chars["Generation"], rel=0.1)
+    assert disk.plan_bytes_per_char == pytest.approx(chars["PlanRow"], rel=0.1)
+    for row in ("Request", "Generation", "RankedGroup"):
+        assert disk.bytes_per_char == pytest.approx(chars[row], rel=0.1), row
     of_rows = {"request": "Request", "plan": "PlanRow", "generation": "Generation", "group": "RankedGroup",
                "pair": "PreferencePair"}  # fmt: skip
     for field, row in of_rows.items():

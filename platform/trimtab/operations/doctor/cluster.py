@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +16,7 @@ from trimtab.operations.doctor.findings import Finding
 
 CONNECT_S = 5.0
 ASK_S = 60.0
+SKEW_S = 10.0
 CURRENT = Path("ray_current_cluster")
 """Where ``ray start`` leaves its address, below Ray's temporary folder."""
 NO_ANSWER = "jobs and stages would not find it"
@@ -64,7 +67,11 @@ def nodes(address: str) -> list[Finding]:
 
     try:
         cluster.connect(cluster.RayConfig(address=address))
-        return compare_nodes(versions_here(), _versions_of_nodes())
+        started = time.time()
+        seen = _seen_on_nodes()
+        clocks = {node: look.clock for node, look in seen.items() if look}
+        versions = {node: look.versions if look else None for node, look in seen.items()}
+        return [*compare_nodes(versions_here(), versions), clock_skew(clocks, started, time.time())]
     except InputError as error:
         remedy = "ray status --address …  # with the same token"
         return [Finding("cluster.nodes", "error", str(error), NO_ANSWER, remedy)]
@@ -72,31 +79,56 @@ def nodes(address: str) -> list[Finding]:
         cluster.disconnect()
 
 
-def _versions_of_nodes() -> dict[str, dict[str, str] | None]:
-    """Node's address -> versions of its packages; None of a node that doesn't answer in time."""
+@dataclass(frozen=True)
+class Look:
+    """What a node says of itself."""
+
+    versions: dict[str, str]
+    clock: float
+
+
+def _seen_on_nodes() -> dict[str, Look | None]:
+    """Node's address -> what it says; None of a node that doesn't answer in time."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     wanted = tuple(versions_here())
 
-    def look() -> dict[str, str]:  # travels by value: a node may not have this package
+    def look() -> tuple[dict[str, str], float]:  # travels by value: a node may not have this package
         import contextlib
         import platform
+        import time
         from importlib import metadata
 
         found = {"python": platform.python_version()}
         for name in wanted:
             with contextlib.suppress(metadata.PackageNotFoundError):
                 found.setdefault(name, metadata.version(name))
-        return found
+        return found, time.time()
 
-    alive = [node for node in ray.nodes() if node["Alive"]]
     asked = {}
-    for node in alive:
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[ray.remote(look).options(num_cpus=0, scheduling_strategy=there).remote()] = node["NodeManagerAddress"]
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(look).options(num_cpus=0, scheduling_strategy=there)
+            asked[task.remote()] = node["NodeManagerAddress"]
     done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ASK_S)
-    return {asked[ref]: ray.get(ref) for ref in done} | {asked[ref]: None for ref in late}
+    return {asked[ref]: Look(*ray.get(ref)) for ref in done} | dict.fromkeys((asked[ref] for ref in late), None)
+
+
+def clock_skew(clocks: Mapping[str, float], started: float, ended: float) -> Finding:
+    """Whether the nodes' clocks agree with this one, as far as can be told.
+
+    Args:
+        clocks: node -> what its clock said at some moment between ``started`` and ``ended``.
+    """
+    skews = {node: max(started - clock, clock - ended) for node, clock in clocks.items()}
+    worst = max(skews, key=lambda node: skews[node], default="")
+    if not worst or skews[worst] < SKEW_S:
+        return Finding("cluster.clocks", "ok", f"within {SKEW_S:.0f} s")
+    shown = f"{worst}: at least {skews[worst]:.0f} s from this machine's"
+    return Finding("cluster.clocks", "warning", shown, "leases on stores and credentials end by the clock",
+                   "timedatectl set-ntp true  # on every node")  # fmt: skip
 
 
 def compare_nodes(here: Mapping[str, str], there: Mapping[str, Mapping[str, str] | None]) -> list[Finding]:
@@ -113,4 +145,4 @@ def compare_nodes(here: Mapping[str, str], there: Mapping[str, Mapping[str, str]
             found.append(Finding("cluster.nodes", "error", f"{node}: {', '.join(differ)}",
                                  "what one process pickles another can't read, and results depend on the node",
                                  "install jobs/constraints/ on every node, then restart it"))  # fmt: skip
-    return found or [Finding("cluster.nodes", "ok", f"{len(there)} nodes, the same versions as here")]
+    return found or [Finding("cluster.nodes", "ok", f"{len(there)}, with the same versions as here")]

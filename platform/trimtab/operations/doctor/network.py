@@ -33,7 +33,7 @@ CLOSED = {
     "haproxy": "export RAY_SERVE_HAPROXY_STATS_PORT=… RAY_SERVE_HAPROXY_METRICS_PORT=…, and close both in the firewall",
     "client server": "ray start --ray-client-server-port=0 …, or close it in the firewall",
 }
-TOKEN = "export RAY_AUTH_MODE=token; ray get-auth-token --generate; chmod 600 ~/.ray/auth_token"
+TOKEN = "export RAY_AUTH_MODE=token; (umask 077; ray get-auth-token --generate >/dev/null)"
 FIREWALL = "export RAY_AUTH_MODE=token before ray start, and let the nodes alone through the firewall"
 
 

@@ -71,8 +71,10 @@ class DiskNumbers(Config):
     """A group besides its texts."""
     pair_bytes: float = Field(30.0, ge=0)
     """An exported pair besides its texts."""
-    bytes_per_char: float = Field(0.6, gt=0)
-    """A character of requests, plans, generations and groups, compressed."""
+    bytes_per_char: float = Field(0.5, gt=0)
+    """A character of requests, generations and groups, compressed."""
+    plan_bytes_per_char: float = Field(0.23, gt=0)
+    """A character of a plan row: a request's prompt repeats."""
     pair_bytes_per_char: float = Field(0.3, gt=0)
     """A character of an exported pair: a group's texts repeat, which Parquet's dictionaries save in part."""
     file_bytes: float = Field(4000.0, ge=0)

@@ -44,12 +44,11 @@ def limits(config: PlanConfig) -> list[Limit]:
     bigger = f"a greater engine.rows_per_batch (now {rows}), or {SPLIT}"
     memory, patience = n.driver_gib, 60 * n.resume_minutes
     a_file = n.seconds_per_1000_files_listed / 1000
-    fewer = f"recipe.near_duplicates=null, or {SPLIT}"
     return [
         Limit("driver: ids on resume and at the end", "generations", id_bytes / GIB, memory, "GiB", SPLIT),
         Limit("driver: selecting requests", "requests", n.driver_bytes_per_request / GIB, memory, "GiB",
-              f"a head node with more memory, {fewer}"),
-        Limit("time: selecting requests", "requests", n.seconds_per_1000_requests / 1000, patience, "s", fewer),
+              f"a head node with more memory, or {SPLIT}"),
+        Limit("time: selecting requests", "requests", n.seconds_per_1000_requests / 1000, patience, "s", SPLIT),
         Limit("time: until a resumed run goes on", "generations", id_seconds, patience, "s", bigger),
         Limit("time: one look at a folder's files", "files", a_file, n.look_s, "s", bigger),
         Limit("filtering actor: finished ids on resume", "generations", n.filter_bytes_per_id / GIB, n.filter_gib,

@@ -20,11 +20,12 @@ def stored(config: PlanConfig, shape: Shape, work: Work) -> dict[str, float]:
     """Bytes by what they hold."""
     disk, chars = config.disk, config.disk.chars_per_token
     prompt, answer = config.prompt_tokens * chars, config.new_tokens * chars
+    prefill = config.prefill_tokens * chars
     text = disk.bytes_per_char
     answers = config.responses_per_group * answer
     return {
         "requests": work.requests * (disk.request_bytes + text * (prompt + 2 * answer)),
-        "plan": work.generations * (disk.plan_bytes + text * (prompt + config.prefill_tokens * chars)),
+        "plan": work.generations * (disk.plan_bytes + disk.plan_bytes_per_char * (prompt + prefill)),
         "generations": work.generations * (disk.generation_bytes + text * answer)
         + num_files(config, work) * disk.file_bytes,
         "row checkpoints": work.generations * ID_BYTES + num_files(config, work) * disk.file_bytes / 4,
