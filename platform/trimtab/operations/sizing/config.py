@@ -61,23 +61,23 @@ class DiskNumbers(Config):
 
     chars_per_token: float = Field(4.5, gt=0)
     """Characters of a token, English."""
-    request_bytes: float = Field(80.0, ge=0)
+    request_bytes: float = Field(46.0, ge=0)
     """A request besides its texts."""
-    plan_bytes: float = Field(60.0, ge=0)
+    plan_bytes: float = Field(17.0, ge=0)
     """A plan row besides its texts."""
-    generation_bytes: float = Field(60.0, ge=0)
+    generation_bytes: float = Field(43.0, ge=0)
     """A generation besides its text."""
-    group_bytes: float = Field(60.0, ge=0)
+    group_bytes: float = Field(57.0, ge=0)
     """A group besides its texts."""
-    pair_bytes: float = Field(30.0, ge=0)
+    pair_bytes: float = Field(0.0, ge=0)
     """An exported pair besides its texts."""
     bytes_per_char: float = Field(0.5, gt=0)
     """A character of requests, generations and groups, compressed."""
-    plan_bytes_per_char: float = Field(0.23, gt=0)
+    plan_bytes_per_char: float = Field(0.227, gt=0)
     """A character of a plan row: a request's prompt repeats."""
-    pair_bytes_per_char: float = Field(0.3, gt=0)
+    pair_bytes_per_char: float = Field(0.23, gt=0)
     """A character of an exported pair: a group's texts repeat, which Parquet's dictionaries save in part."""
-    file_bytes: float = Field(4000.0, ge=0)
+    file_bytes: float = Field(5470.0, ge=0)
     """A file of generations besides its rows."""
 
 
@@ -90,25 +90,25 @@ class LimitNumbers(Config):
     """Longest time to look through an output before a resumed run goes on."""
     look_s: float = Field(10.0, gt=0)
     """Longest time of one look at the committed files; a running stage looks about every second."""
-    driver_bytes_per_id: float = Field(300.0, gt=0)
+    driver_bytes_per_id: float = Field(71.0, gt=0)
     """Driver's memory for an id, on resume and at the end."""
-    driver_bytes_per_file: float = Field(1000.0, ge=0)
+    driver_bytes_per_file: float = Field(3070.0, ge=0)
     """Driver's memory for a committed file."""
-    driver_bytes_per_request: float = Field(5000.0, gt=0)
+    driver_bytes_per_request: float = Field(5510.0, gt=0)
     """Driver's memory for a source row while requests are selected and near-duplicates looked for."""
-    seconds_per_1000_ids: float = Field(0.01, ge=0)
+    seconds_per_1000_ids: float = Field(0.0067, ge=0)
     """Reading and checking ids on resume."""
-    seconds_per_1000_files: float = Field(1.0, ge=0)
+    seconds_per_1000_files: float = Field(1.17, ge=0)
     """Opening and reading committed files on resume (local disk; a store: ``store_request_s``)."""
-    seconds_per_1000_files_listed: float = Field(0.01, ge=0)
+    seconds_per_1000_files_listed: float = Field(0.0046, ge=0)
     """One look at a folder in which nothing is new."""
-    seconds_per_1000_requests: float = Field(1.0, ge=0)
+    seconds_per_1000_requests: float = Field(0.23, ge=0)
     """Selecting requests, near-duplicates included; one process."""
     filter_bytes_per_id: float = Field(77.0, gt=0)
     """Ray Data's list of finished ids, in each actor that leaves them out on resume."""
     filter_gib: float = Field(2.0, gt=0)
     """Memory that such an actor may take."""
-    worker_bytes_per_group: float = Field(150.0, gt=0)
+    worker_bytes_per_group: float = Field(245.0, gt=0)
     """Memory of a training worker for a group's id (its tokens are memory-mapped)."""
 
 
