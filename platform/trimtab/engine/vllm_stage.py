@@ -36,10 +36,10 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
     Raises:
         InputError: the engines would leave no CPU of a local Ray to read with, or a cluster can't ever hold one.
     """
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-
     _leave_room(engine)
     _wait_for_an_engine(engine)
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
     # Nobody reads along: an answer is put together once, at its end.
     kind = "gpu" if engine.accelerators else "cpu"
     offline = {"max_num_batched_tokens": OFFLINE_BATCHED_TOKENS[kind], "stream_interval": engine.max_model_len}
