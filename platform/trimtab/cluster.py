@@ -131,13 +131,16 @@ def wait_for_room(bundles: Sequence[Mapping[str, float]], field: str, remedy: st
         remedy: how to ask for less.
 
     Raises:
-        InputError: the autoscaler has no node type that could, or the nodes did not come in time.
+        InputError: a local Ray has not so much, the autoscaler has no node type that could, or the nodes did not come.
     """
     import ray
 
-    if _local or _fits(bundles):
+    if _fits(bundles):
         return
     asked = " + ".join(", ".join(f"{amount:g} {name}" for name, amount in bundle.items()) for bundle in bundles)
+    if _local:
+        has = ", ".join(f"{ray.cluster_resources().get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+        raise InputError(field, asked, f"this Ray has {has}", f"{remedy}, or raise ray.num_cpus")
     say(f"  waiting for nodes: no node of this cluster has {asked} yet")
     group = ray.util.placement_group([dict(bundle) for bundle in bundles])
     try:

@@ -19,6 +19,7 @@ from tests import tiny
 from tests.bench._cluster_engine import SLEEP_S
 from tests.bench._cluster_fake import RAY, FakeCluster, autoscaling
 from tests.bench._cluster_scaling_side import ENGINE_CPUS, NODE_CPUS, ROWS_PER_BATCH
+from tests.bench._cluster_serve_side import REPLICAS
 from tests.bench._training import ROOT, side
 from trimtab.console import say
 
@@ -39,7 +40,10 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
                      "actors": ACTORS, "batches": BATCHES, "down_s": DOWN_LIMIT_S}  # fmt: skip
             os.environ |= {"HOME": cluster.env["HOME"]}
             found = side("tests.bench._cluster_scaling_side", given, folder / "side.log")
-    say(f"  {found}")
+            say(f"  {found}")
+            asked = {"address": cluster.address, "folder": scratch, "down_s": DOWN_LIMIT_S}
+            served = side("tests.bench._cluster_serve_side", asked, folder / "serve.log")
+            say(f"  {served}")
     rates = {made["actors"]: made["batches_per_s_and_actor"] for made in found["runs"]}
     largest = found["runs"][0]
     figures = {
@@ -48,6 +52,9 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
         "scale_down_s": found["scale_down_s"],
         "efficiency_2": rates[2] / rates[1],
         "efficiency_4": rates[4] / rates[1],
+        "serve_scale_up_s": next((at for at, nodes in served["nodes"] if nodes >= REPLICAS), None),
+        "serve_scale_down_s": served["down"][-1][0] if served["left"] == 0 else None,
+        "serve_failed_requests": served["answers"]["failed"],
     }
     settings = {"sleep_s": SLEEP_S, "rows_per_batch": ROWS_PER_BATCH, "batches_per_actor": BATCHES,
                 "engine_cpus": ENGINE_CPUS, "node_cpus": NODE_CPUS, "idle_timeout_s": IDLE_S,
@@ -55,6 +62,7 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
                 "scale_up_s": "from the call that generates, with no workers yet, to as many nodes as engines; "
                 "the driver's import of Ray's vLLM processor is in it",
                 "scale_down_s": "from the end of the last run to no nodes; the idle timeout is in it",
+                "served": served, "serve": "replicas from none to three under load, a node each, and back to none",
                 "rate": "batches of one actor, while all actors had work"}  # fmt: skip
     return figures, settings
 

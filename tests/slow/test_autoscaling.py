@@ -18,6 +18,8 @@ import pytest
 
 from tests.bench._cluster_fake import FakeCluster, autoscaling
 from tests.bench._cluster_scaling_side import ENGINE_CPUS, NODE_CPUS
+from trimtab.cluster import wait_for_room
+from trimtab.config import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +47,12 @@ def test_job_that_no_cluster_of_these_nodes_can_ever_hold_is_refused_in_one_line
     assert "engine.cpus_per_actor: 64 CPU + 1 CPU: more than this cluster can ever give" in done.stderr
     assert done.stderr.count("\n") == 1
     assert time.monotonic() - started < 60
+
+
+def test_local_ray_that_is_too_small_says_so_at_once(ray_session: None) -> None:
+    with pytest.raises(InputError, match=r"num_workers: 64 CPU \+ 1 CPU: this Ray has \d+ CPU, 0 GPU; use fewer"):
+        wait_for_room([{"CPU": 64}, {"CPU": 1}], "num_workers", "use fewer")
+    wait_for_room([{"CPU": 1}], "num_workers", "use fewer")
 
 
 def test_job_brings_nodes_up_spreads_its_actors_and_they_go_away(
