@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 STAGE_KEY = "trimtab_stage"
 """Of a job's metadata: its presence makes a job one of ours."""
 ADDRESS_ENV = "RAY_API_SERVER_ADDRESS"
+CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
+"""Ray's loggers that tell of uploads and closed connections, each with a level of its own."""
 SILENCE_S = 60.0
 """A log that says nothing for so long is asked for again: the connection may be gone without a word."""
 GIVE_UP_S = 600.0
@@ -45,7 +47,8 @@ def connect(address: str | None) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     if address:
         os.environ[ADDRESS_ENV] = address
     shown = address or os.environ.get(ADDRESS_ENV) or os.environ.get("RAY_ADDRESS") or "this machine"
