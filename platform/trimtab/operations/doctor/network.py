@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab.operations.doctor.findings import Finding, Level
-from trimtab.operations.doctor.folders import secret_file
+from trimtab.operations.doctor.folders import reachable_by_others, secret_file
 
 CODE = "it runs any code that it is sent"
 TOKEN_WHY = "who reads it runs code on the cluster; Ray writes it for all to read"
@@ -34,6 +34,8 @@ CLOSED = {
     "client server": "ray start --ray-client-server-port=0 …, or close it in the firewall",
 }
 TOKEN = "export RAY_AUTH_MODE=token; (umask 077; ray get-auth-token --generate >/dev/null)"
+ADMIN_SOCKET = "/tmp/haproxy-serve/admin.sock"
+SOCKET = "export RAY_SERVE_HAPROXY_SOCKET_PATH=… in a folder of mode 0700, before ray start"
 FIREWALL = "export RAY_AUTH_MODE=token before ray start, and let the nodes alone through the firewall"
 
 
@@ -105,6 +107,17 @@ def _exposed(service: str, found: Sequence[Listener], token_auth: bool) -> Findi
     level: Level = ("note" if service in INTERNAL else "warning") if token_auth else "error"
     return Finding(check, level, shown, CODE if not token_auth else f"{CODE} by who has the token",
                    FIREWALL if service in INTERNAL else CLOSED[service])  # fmt: skip
+
+
+def admin_socket(environment: Mapping[str, str]) -> list[Finding]:
+    """Whether other users of this machine may give HAProxy orders; nothing where it doesn't run."""
+    path = Path(environment.get("RAY_SERVE_HAPROXY_SOCKET_PATH") or ADMIN_SOCKET)
+    if not path.is_socket():
+        return []
+    check, shown = "ray.haproxy_socket", f"{path}: mode {path.stat().st_mode & 0o777:04o}"
+    if not reachable_by_others(path):
+        return [Finding(check, "ok", shown)]
+    return [Finding(check, "error", shown, "any user of this machine may redirect what is served", SOCKET)]
 
 
 def token_auth(environment: Mapping[str, str], has_cluster: bool, home: Path) -> list[Finding]:

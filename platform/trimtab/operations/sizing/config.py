@@ -14,7 +14,7 @@ class TrainingNumbers(Config):
     """What training is reckoned with."""
 
     trie_tokens: float = Field(695, gt=0)
-    """Tokens of one group as a trie (``trie_tokens_per_pass`` holds one group unless groups are packed)."""
+    """Tokens of one group as a trie."""
     trie_tokens_per_pass: int = Field(8192, ge=16)
     """Tokens of one forward pass on one GPU (``max_tokens`` of ``trimtab train``)."""
     epochs: float = Field(1, gt=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -131,10 +132,13 @@ def _measured_numbers(record: Record, where: str) -> tuple[dict[str, float], lis
     counts = record.counts
     if any(not counts.get(name) for name in COUNTS):
         raise InputError("measured", where, "generated nothing", "give the output of a recipe that generates")
-    found = {
+    found: dict[str, float] = {
         "generations_per_request": counts["generations"] / counts["requests"],
         "new_tokens": counts["generated_tokens"] / counts["generations"],
     }
+    ranks = (1 + math.sqrt(1 + 8 * counts.get("pairs", 0) / max(1, counts.get("groups", 0)))) / 2
+    if ranks >= 2 and ranks.is_integer():
+        found["responses_per_group"] = int(ranks)  # N answers make N·(N−1)/2 pairs
     rate = record.results.get("tokens_per_s")
     engine = record.config.get("engine", {})
     if not rate:
