@@ -135,7 +135,8 @@ def test_cluster_is_closed_from_outside(path: Path) -> None:
     assert "--num-cpus=0" in start
     assert config["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
     assert config["provider"]["type"] == "local" or config["provider"]["use_internal_ips"]
-    assert all("jobs/clusters/setup_node.sh" in command for command in config["setup_commands"])
+    assert "jobs/clusters/setup_node.sh" in config["setup_commands"][0]
+    assert all(command.startswith("umask 077; ") for command in config["setup_commands"] if "secrets.env" in command)
 
 
 def test_aws_nodes_have_our_security_group_and_imdsv2() -> None:
