@@ -124,6 +124,15 @@ def test_well_known_cases_fit_where_they_are_known_to() -> None:
     assert gpus_of_an_engine(PRESETS["7b"], 24, numbers) == 1
 
 
+def test_what_no_card_holds_has_no_hours() -> None:
+    made = plan(PlanConfig(model="70b", gpus=(1, 4, 64)))
+    assert [one.possible for one in made.sizes[0].synthesis] == [False, True, True]
+    assert [one.possible for one in made.sizes[0].training] == [False, False, True]
+    first = list(next(iter(tables.tables(made))).columns[2].cells)
+    assert first[0] == "—"
+    assert first[1] != "—"
+
+
 def test_lora_parameters_are_pefts() -> None:
     """Published: Llama-2-7B, rank 8, all linear layers: 19,988,480 trainable parameters."""
     assert PRESETS["7b"].lora_parameters(8) == 19_988_480

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,11 +87,11 @@ def plan(config: PlanConfig) -> Plan:
     resolved, taken, notes = _with_measured(config)
     shape = shape_of(config.model)
     cards = {card: gpus_of_an_engine(shape, card, config.training) for card in config.training.cards_gb}
+    memory = fits(shape, config.training, config.gpus)
     return Plan(
         config=resolved, shape=shape, tokens_per_s=rate_of(resolved, shape),
-        sizes=[_size(resolved, shape, count) for count in config.num_requests],
-        fits=fits(shape, config.training, config.gpus), engine_gpus=cards, limits=limits(resolved),
-        assumptions=assumptions(resolved, taken), notes=notes,
+        sizes=[_size(resolved, shape, count, min(cards.values()), memory) for count in config.num_requests],
+        fits=memory, engine_gpus=cards, limits=limits(resolved), assumptions=assumptions(resolved, taken), notes=notes,
     )  # fmt: skip
 
 
@@ -106,10 +107,13 @@ def _refuse_nothing(config: PlanConfig) -> None:
         )
 
 
-def _size(config: PlanConfig, shape: Shape, num_requests: int) -> Size:
+def _size(config: PlanConfig, shape: Shape, num_requests: int, least_gpus: int, memory: Sequence[Fit]) -> Size:
+    """One number of requests; an engine needs ``least_gpus`` of the largest cards."""
     work = work_of(config, num_requests)
-    made = [hours(config, synthesis_seconds(config, shape, work), count) for count in config.gpus]
-    trained = [hours(config, training_seconds(config, shape, work), count) for count in config.gpus]
+    trains = {fit.gpus for fit in memory if fit.card_gb and not fit.adapters}
+    generating, training = synthesis_seconds(config, shape, work), training_seconds(config, shape, work)
+    made = [hours(config, generating, count, count >= least_gpus) for count in config.gpus]
+    trained = [hours(config, training, count, count in trains) for count in config.gpus]
     costs = [cost(one.gpu_hours, other.gpu_hours, config.cost) for one, other in zip(made, trained, strict=True)]
     over = [limit.name for limit in broken(config, work)]
     return Size(work, made, trained, costs, stored(config, shape, work), num_files(config, work), over)

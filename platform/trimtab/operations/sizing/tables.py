@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from trimtab.operations.sizing.limits import Limit, count_of
 from trimtab.operations.sizing.memory import GIB, STAGES, Fit
 from trimtab.operations.sizing.run import Plan, Size
+from trimtab.operations.sizing.work import Hours
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
+NONE = "—"
 TEXTS = ("then", "source")
 """Columns of words."""
 
@@ -55,14 +57,17 @@ def _hours(plan: Plan, size: Size) -> Table:
     title = (f"{big(work.pairs)} pairs: {big(work.requests)} requests, {big(work.generations)} generations, "
              f"{big(work.new_tokens)} new tokens; {big(work.trained_tokens)} tokens trained")  # fmt: skip
     columns = ("GPUs", "efficiency", "synthesis GPU-h", "wall", "training GPU-h", "wall", "on demand", "with spot")
-    table = _table(title, *columns, caption="training: all parameters; cost: synthesis and training")
+    table = _table(title, *columns, caption="training: all parameters; cost: both; —: no card holds it")
     for made, trained, cost in zip(size.synthesis, size.training, size.cost, strict=True):
-        table.add_row(
-            str(made.gpus), f"{made.efficiency:.2f}", _number(made.gpu_hours), _wall(made.wall_hours),
-            _number(trained.gpu_hours), _wall(trained.wall_hours), _number(cost["on_demand"]),
-            _number(cost["with_spot"]),
-        )  # fmt: skip
+        both = made.possible and trained.possible
+        prices = [_number(cost[name]) if both else NONE for name in ("on_demand", "with_spot")]
+        table.add_row(str(made.gpus), f"{made.efficiency:.2f}", *_stage(made), *_stage(trained), *prices)
     return table
+
+
+def _stage(hours: Hours) -> tuple[str, str]:
+    """GPU-hours and wall time, where a card holds it."""
+    return (_number(hours.gpu_hours), _wall(hours.wall_hours)) if hours.possible else (NONE, NONE)
 
 
 def _memory(plan: Plan, adapters: bool) -> Table:
@@ -85,7 +90,7 @@ def _memory(plan: Plan, adapters: bool) -> Table:
 
 
 def _fit(fit: Fit) -> str:
-    return f"{_gib(fit.total)} ({fit.card_gb:g})" if fit.card_gb else f"{_gib(fit.total)} (—)"
+    return f"{_gib(fit.total)} ({fit.card_gb:g})" if fit.card_gb else f"{_gib(fit.total)} ({NONE})"
 
 
 def _storage(plan: Plan) -> Table:

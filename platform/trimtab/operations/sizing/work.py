@@ -33,6 +33,8 @@ class Hours:
     efficiency: float
     gpu_hours: float
     wall_hours: float
+    possible: bool = True
+    """Whether any of the cards holds it on so few GPUs."""
 
 
 def work_of(config: PlanConfig, num_requests: int) -> Work:
@@ -54,11 +56,11 @@ def efficiency(config: PlanConfig, gpus: int) -> float:
     return float(config.efficiency_per_doubling ** math.log2(gpus))
 
 
-def hours(config: PlanConfig, seconds_of_one: float, gpus: int) -> Hours:
+def hours(config: PlanConfig, seconds_of_one: float, gpus: int, possible: bool = True) -> Hours:
     """GPU-hours and wall hours of work that takes one GPU so many seconds, the start included."""
     share = efficiency(config, gpus)
     wall = (seconds_of_one / (gpus * share) + config.start_s) / HOUR_S
-    return Hours(gpus, share, wall * gpus, wall)
+    return Hours(gpus, share, wall * gpus, wall, possible)
 
 
 def synthesis_seconds(config: PlanConfig, shape: Shape, work: Work) -> float:
