@@ -66,7 +66,7 @@ def service_of(command: Sequence[str], port: int) -> str | None:
 
 def listeners() -> list[Listener]:
     """The ports on which something of Ray listens on this machine."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     commands: dict[int | None, list[str]] = {None: []}
     found = set()

@@ -32,8 +32,8 @@ def tables(plan: Plan) -> Iterator[Table]:
 
 def lines(plan: Plan) -> Iterator[str]:
     """What stands above the tables."""
-    size = big(plan.shape.num_parameters)
-    yield f"model: {plan.shape.name}, {size} parameters; one GPU: {plan.tokens_per_s:.0f} tokens/s"
+    parameters = big(plan.shape.num_parameters)
+    yield f"model: {plan.shape.name}, {parameters} parameters; one GPU: {plan.tokens_per_s:.0f} tokens/s"
     engines = ", ".join(f"{count} of {card:g} GB" for card, count in plan.engine_gpus.items())
     yield f"GPUs of one engine (weights in bfloat16 and a fifth for the KV cache): {engines}"
     yield from (f"note: {note}" for note in plan.notes)
