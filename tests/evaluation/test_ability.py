@@ -15,7 +15,7 @@ from scipy.stats import t
 from trimtab.artifacts import Outcome, Record, run_stage
 from trimtab.cli import main
 from trimtab.config import InputError, load
-from trimtab.engine import OpenAIEngine, VLLMEngine
+from trimtab.engine import OpenAIEngine, VLLMEngine, weight_type
 from trimtab.evaluation import ability, harness, tables
 from trimtab.evaluation.ability import AbilityConfig
 from trimtab.evaluation.harness_results import Found, taken_apart
@@ -143,7 +143,7 @@ def _job(folder: Path | None = Path("model"), **settings: Any) -> harness.Job:
 def test_folder_is_computed_by_transformers_on_cpu_and_by_vllm_on_accelerators() -> None:
     cpu = _job(max_length=512)
     assert (cpu.backend, cpu.device, cpu.batch_size) == ("hf", "cpu", 8)
-    assert cpu.arguments == {"pretrained": "model", "dtype": "auto", "max_length": 512}
+    assert cpu.arguments == {"pretrained": "model", "dtype": weight_type(VLLMEngine()), "max_length": 512}
     gpu = _job(engine=VLLMEngine(accelerators=2, tensor_parallel_size=2, engine_kwargs={"gpu_memory_utilization": 0.8}))
     assert (gpu.backend, gpu.device) == ("vllm", None)
     assert gpu.arguments["tensor_parallel_size"] == 2

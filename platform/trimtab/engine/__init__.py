@@ -9,7 +9,7 @@ from trimtab.engine.config import EngineConfig, OpenAIEngine, VLLMEngine
 from trimtab.engine.endpoint import NO_COMPLETION, read_completion, was_refused
 from trimtab.engine.parts import ids_in
 from trimtab.engine.run import generate, generate_plan
-from trimtab.engine.vllm_stage import bundles, engine_env, engine_kwargs
+from trimtab.engine.vllm_stage import bundles, engine_env, engine_kwargs, weight_type
 
 __all__ = [
     "NO_COMPLETION",
@@ -24,4 +24,5 @@ __all__ = [
     "ids_in",
     "read_completion",
     "was_refused",
+    "weight_type",
 ]

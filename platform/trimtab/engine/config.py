@@ -44,7 +44,7 @@ class VLLMEngine(Config):
     seed: int = 0
     """Seed of the engine's sampling; with batching, a sampled text is not exactly repeatable."""
     dtype: str = "auto"
-    """Weight type, as vLLM names it."""
+    """Weight type, as vLLM names it; ``auto`` is the model's own, or float32 on a CPU that is slow in bfloat16."""
     engine_kwargs: dict[str, Any] = placement(default_factory=dict)
     """Further arguments for vLLM, as they are."""
 

@@ -12,6 +12,7 @@ from trimtab.chat import Chat
 from trimtab.cluster import cores_of_this_host, most_cpus, wait_for_room
 from trimtab.config import InputError
 from trimtab.engine.config import VLLMEngine
+from trimtab.host import has_bfloat16
 
 # The cheap stages must never starve the engine nor deadlock on two CPUs, and each of their processes
 # costs seconds of imports: a small share of a CPU each, and few of them.
@@ -106,7 +107,7 @@ def engine_kwargs(engine: VLLMEngine) -> dict[str, Any]:
     their own one by one (half the speed) and dies when one of them is prefilled in chunks.
     """
     values: dict[str, Any] = {
-        "max_model_len": engine.max_model_len, "block_size": engine.block_size, "dtype": engine.dtype,
+        "max_model_len": engine.max_model_len, "block_size": engine.block_size, "dtype": weight_type(engine),
         "max_num_seqs": engine.max_num_seqs, "tensor_parallel_size": engine.tensor_parallel_size,
         "enable_prefix_caching": True, "enforce_eager": not engine.accelerators, "seed": engine.seed,
         "trust_remote_code": False,
@@ -116,6 +117,11 @@ def engine_kwargs(engine: VLLMEngine) -> dict[str, Any]:
     if engine.max_num_batched_tokens:
         values["max_num_batched_tokens"] = engine.max_num_batched_tokens
     return values | engine.engine_kwargs
+
+
+def weight_type(engine: VLLMEngine) -> str:
+    """The weight type that vLLM and transformers are told; ``auto``: the model's own."""
+    return "float32" if engine.dtype == "auto" and not engine.accelerators and not has_bfloat16() else engine.dtype
 
 
 def engine_env(engine: VLLMEngine) -> dict[str, str]:

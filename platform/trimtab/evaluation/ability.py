@@ -18,7 +18,7 @@ from pydantic import Field
 from trimtab import cluster, models
 from trimtab.artifacts import Outcome, Record, file_fingerprint, require_record, run_stage
 from trimtab.config import InputError, placement
-from trimtab.engine import EngineConfig, OpenAIEngine, VLLMEngine, engine_env
+from trimtab.engine import EngineConfig, OpenAIEngine, VLLMEngine, engine_env, weight_type
 from trimtab.evaluation.harness import Job, measure
 from trimtab.evaluation.harness_results import Found, Measured
 from trimtab.evaluation.several import ModelsConfig, run_models
@@ -133,7 +133,7 @@ def job(config: AbilityConfig, folder: Path | None, output: Path) -> Job:
 
 def _for_folder(config: AbilityConfig, engine: VLLMEngine, folder: Path | None) -> dict[str, Any]:
     backend = config.backend or ("vllm" if engine.accelerators else "hf")
-    arguments: dict[str, Any] = {"pretrained": str(folder), "dtype": engine.dtype}
+    arguments: dict[str, Any] = {"pretrained": str(folder), "dtype": weight_type(engine)}
     if backend == "vllm":
         arguments |= {"tensor_parallel_size": engine.tensor_parallel_size, "seed": engine.seed,
                       "max_num_seqs": engine.max_num_seqs, **engine.engine_kwargs}  # fmt: skip

@@ -1,6 +1,6 @@
 """What the gate needs from outside: limits, audit and metrics, as protocols, and the one error that it answers with.
 
-``trimtab.policy`` has an implementation of each for one process; ``trimtab.serving`` has those that hold across replicas.
+``trimtab.policy`` has each of them for one process; ``trimtab.serving`` has those that hold across replicas.
 """
 
 from __future__ import annotations

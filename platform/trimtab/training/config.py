@@ -111,8 +111,9 @@ class TrainingConfig(LossConfig):
     """Adapters; none trains all parameters."""
     load_in_4bit: bool = False
     """Base weights in 4 bits under the adapters (QLoRA, as CST was published); needs a GPU and bitsandbytes."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Weight type of the forward and backward passes; the optimizer's master weights are float32."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Weight type of the forward and backward passes; the optimizer's master weights are float32. ``auto`` is bfloat16,
+    or float32 on a CPU that is slow in bfloat16."""
     gradient_checkpointing: bool = placement(False)
     """Compute activations again in the backward pass instead of keeping them."""
     zero_stage: Literal[0, 1, 2, 3] = placement(2)

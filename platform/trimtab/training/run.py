@@ -14,6 +14,7 @@ from trimtab.artifacts import Outcome, Record, read_log, require_record, run_sta
 from trimtab.chat import Chat
 from trimtab.config import InputError
 from trimtab.console import say
+from trimtab.host import has_bfloat16
 from trimtab.training import pairwise
 from trimtab.training.card import model_card
 from trimtab.training.config import TrainingConfig
@@ -107,6 +108,7 @@ def ours_of(deepspeed: dict[str, Any]) -> list[str]:
 def _train(
     config: TrainingConfig, folder: Path, model_print: str, output: Path, validation_fn: ValidationFn | None
 ) -> Outcome:
+    config = with_dtype(config)
     prepared = prepare(config, folder, output)
     from trimtab.training.fit import fit
 
@@ -130,6 +132,15 @@ def _train(
         results["registered"] = registry.register(config.name, output / "model", results["model"])
         say(f"  registered as {results['registered']}")
     return Outcome(counts=counts, results=results, timings_s={"steps": sum(step["seconds"] for step in steps)})
+
+
+def with_dtype(config: TrainingConfig) -> TrainingConfig:
+    """The configuration with ``dtype: auto`` resolved for the machine that the command runs on."""
+    if config.dtype != "auto":
+        return config
+    dtype = "bfloat16" if config.use_gpu or has_bfloat16() else "float32"
+    say(f"  computes in {dtype}")
+    return config.model_copy(update={"dtype": dtype})
 
 
 def prepare(config: TrainingConfig, folder: Path, output: Path) -> Prepared:
@@ -169,12 +180,13 @@ def _refuse_nothing(config: TrainingConfig, prepared: Prepared, steps: list[list
 
 def _write_plans(config: TrainingConfig, prepared: Prepared, steps: list[list[Item]], output: Path) -> None:
     """The plans for this number of workers; a run that has checkpoints can't change it."""
-    shape = {"num_workers": config.num_workers, "max_tokens": config.max_tokens, "zero_stage": config.zero_stage}
+    shape = {"num_workers": config.num_workers, "max_tokens": config.max_tokens, "zero_stage": config.zero_stage,
+             "dtype": config.dtype}  # fmt: skip
     path = output / "shape.json"
     if path.is_file() and (output / "ray").is_dir():
         before = json.loads(path.read_text(encoding="utf-8"))
         for name, value in shape.items():
-            if before[name] != value:
+            if before.get(name, value) != value:  # an older run has no dtype there
                 problem = f"the checkpoints here were made with {before[name]}"
                 raise InputError(name, value, problem, "use that, or choose another output")
     write_plan(output / "plan.parquet", make_plan(steps, config.num_workers, config.max_tokens)[0])
