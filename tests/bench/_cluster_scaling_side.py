@@ -57,11 +57,11 @@ def generated(folder: Path, model: str, num_actors: int, batches: int) -> dict[s
         rows_per_batch=ROWS_PER_BATCH, num_concurrent_batches=4,
     )  # fmt: skip
     nodes, started = Nodes(), time.monotonic()
-    generate(rows, folder / f"run-{num_actors}", Path(model), engine, f"{num_actors} actors")
+    generate(rows, folder, Path(model), engine, f"{num_actors} actors")
     seconds = time.monotonic() - started
     nodes.stop()
     return {"actors": num_actors, "batches": batches * num_actors, "seconds": seconds, "nodes": nodes.changes,
-            **steady(read_rows(folder / f"run-{num_actors}" / "generations", Generation))}  # fmt: skip
+            **steady(read_rows(folder / "generations", Generation))}  # fmt: skip
 
 
 def steady(rows: list[Generation]) -> dict[str, Any]:
@@ -78,13 +78,13 @@ def steady(rows: list[Generation]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """JSON arguments: ``address``, ``folder``, ``model``, ``actors`` (list), ``batches`` of each actor."""
+    """JSON arguments: ``address``, ``folder``, ``model``, ``runs`` (actors and batches of each), ``down_s``."""
     given = json.loads(sys.argv[1])
     folder = Path(given["folder"])
     with quiet(folder / "noise"):
         stand_in()
         cluster.connect(RayConfig(address=given["address"]))
-        runs = [generated(folder, given["model"], number, given["batches"]) for number in given["actors"]]
+        runs = [generated(folder / f"run-{number}", given["model"], *run) for number, run in enumerate(given["runs"])]
         nodes = Nodes()
         deadline = time.monotonic() + given["down_s"]
         while workers() and time.monotonic() < deadline:

@@ -73,7 +73,8 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
     os.environ |= RAY_ENV
     with tempfile.TemporaryDirectory(prefix="tf-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
-        os.environ["HOME"] = scratch
+        os.environ |= {"HOME": scratch, "RAY_TMPDIR": scratch}  # where the cluster class notes its address
+        (folder / "ray").mkdir()
         with quiet(folder / "log"):
             ground = Ground(folder)
             try:

@@ -58,8 +58,8 @@ def test_local_ray_that_is_too_small_says_so_at_once(ray_session: None) -> None:
 def test_job_brings_nodes_up_spreads_its_actors_and_they_go_away(
     cluster: FakeCluster, tiny_model: Path, tmp_path: Path
 ) -> None:
-    given = {"address": cluster.address, "folder": str(tmp_path), "model": str(tiny_model), "actors": [2],
-             "batches": 30, "down_s": 60}  # fmt: skip
+    given = {"address": cluster.address, "folder": str(tmp_path), "model": str(tiny_model), "runs": [[2, 30]],
+             "down_s": 60}  # fmt: skip
     command = [sys.executable, "-m", "tests.bench._cluster_scaling_side", json.dumps(given)]
     path = os.pathsep.join([str(ROOT), cluster.env.get("PYTHONPATH", "")])
     env = cluster.env | {"PYTHONPATH": path}

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from trimtab.engine.parts import Ids
 
 RETRIES = "retries"
+WAITING_BLOCKS = 10.0
+"""Blocks that wait for a stage, for each that it works on; see ``RAY_ENV``, which puts this limit in force."""
 
 
 def generate(
@@ -133,6 +135,7 @@ def _stream(folder: AnyPath, model: Path | None, engine: EngineConfig) -> None:
     context.enable_progress_bars = False
     context.actor_init_retry_on_errors = True
     context.max_consecutive_actor_init_deaths = 3  # a node that goes while its engine starts is no reason to give up
+    context.downstream_capacity_backpressure_ratio = WAITING_BLOCKS
     context.execution_no_progress_timeout_s = -1  # an autoscaling cluster may need long to bring a node
     try:
         with warnings.catch_warnings():
