@@ -133,7 +133,10 @@ def test_cluster_is_closed_from_outside(path: Path) -> None:
     start = config["head_start_ray_commands"][-1]
     assert "--dashboard-host=127.0.0.1" in start
     assert "--num-cpus=0" in start
-    assert config["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
+    assert config["file_mounts"].pop("/home/ubuntu/.ray/auth_token") == "~/.ray/auth_token"
+    for remote, local in config["file_mounts"].items():
+        assert (ROOT / local).exists()
+        assert remote == f"/home/ubuntu/trimtab/{local}"
     assert config["provider"]["type"] == "local" or config["provider"]["use_internal_ips"]
     assert "jobs/clusters/setup_node.sh" in config["setup_commands"][0]
     assert all(command.startswith("umask 077; ") for command in config["setup_commands"] if "secrets.env" in command)
