@@ -24,6 +24,9 @@ import psutil
 RAY = str(Path(sys.executable).parent / "ray")
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider"
 STORE_BYTES = 150 * 2**20
+IDLE_WORKERS = {"RAY_num_workers_soft_limit": "12"}
+"""Ray keeps as many idle processes as a node has CPUs. With the few of these nodes it would start one for each task of
+a cheap stage, and each start takes seconds of the cores that all nodes share."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +113,9 @@ def _head_env() -> dict[str, str]:
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
     return {
-        "RAY_FAKE_CLUSTER": "1",
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_enable_autoscaler_v2": "1",
-        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-    }
+        "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+    } | IDLE_WORKERS  # fmt: skip
 
 
 def _answers(cluster: FakeCluster) -> bool:

@@ -23,6 +23,7 @@ from typing import Any
 
 from tests import tiny
 from tests.bench import _cluster_nodes as nodes
+from tests.bench._cluster_fake import IDLE_WORKERS
 from tests.bench._cluster_faults_side import ENGINE_CPUS, NUM_EVALUATED, NUM_REQUESTS, STAGES
 from tests.bench._training import ROOT
 from trimtab.artifacts import read_log, read_record
@@ -70,7 +71,7 @@ def plans(number: int, seed: int) -> list[Plan]:
 
 def run() -> tuple[dict[str, Any], dict[str, Any]]:
     """Shares over all drills, and each drill's own counts."""
-    os.environ |= RAY_ENV
+    os.environ |= RAY_ENV | IDLE_WORKERS
     with tempfile.TemporaryDirectory(prefix="tf-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
         os.environ |= {"HOME": scratch, "RAY_TMPDIR": scratch}  # where the cluster class notes its address
