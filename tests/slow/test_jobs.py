@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import secrets
 import signal
@@ -31,13 +32,13 @@ ID = re.compile(r"synthesize-[0-9a-f]{16}-\d+")
 
 
 def _ports(num: int) -> list[int]:
-    probes = [socket.socket() for _ in range(num)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    """Free ports below those that the system gives to connections, and above those of Ray's workers."""
+    free: list[int] = []
+    while len(free) < num:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(20000, 32000)))
+            free.append(probe.getsockname()[1])
+    return free
 
 
 @pytest.fixture(scope="module")

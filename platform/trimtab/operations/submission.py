@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ CONFIG = "config.yaml"
 EXCLUDES = ["__pycache__"]
 ENV_VARS = {"HF_HUB_DISABLE_TELEMETRY": "1"}
 """All that a job's runtime environment sets; the same as in ``jobs/runtime_env.yaml``."""
+SEEN, STILL_STARTING = "already exists", "No available agent"
+"""Of Ray's answers: the id is taken; no node of a cluster that has just been started is ready for jobs."""
+STARTING_S = 90.0
 SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 SHORTEST_SECRET = 8
 SECRET_TEXT = re.compile(
@@ -40,7 +44,7 @@ def submit(command: str, config: Config, address: str | None) -> str:
         address: of the cluster, as for ``cluster_jobs.connect``.
 
     Raises:
-        InputError: the configuration can't be sent, no cluster answers, or the same job is pending or running.
+        InputError: the configuration can't be sent, no cluster takes it, or the same job is pending or running.
     """
     refuse_places_of_this_machine(config)
     refuse_secrets(config)
@@ -80,15 +84,26 @@ def _send(client: Any, job: str, command: str, folder: Path) -> str:
         "py_modules": [str(Path(__file__).parents[1])], "working_dir": str(folder), "excludes": EXCLUDES,
         "env_vars": ENV_VARS,
     }  # fmt: skip
-    entrypoint = f"python -m trimtab.cli {command} --config {CONFIG}"
     about = {cluster_jobs.STAGE_KEY: command}
-    try:
-        client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env, metadata=about)
-    except RuntimeError as error:
-        if "already exists" not in str(error):
-            raise
-        raise _runs_already(job, "another submit was a moment faster") from error
+    order = {"entrypoint": f"python -m trimtab.cli {command} --config {CONFIG}", "runtime_env": runtime_env,
+             "metadata": about, "submission_id": job}  # fmt: skip
+    until = time.monotonic() + STARTING_S
+    while (problem := _refusal(client, order)) and STILL_STARTING in problem and time.monotonic() < until:
+        time.sleep(1)
+    if SEEN in problem:
+        raise _runs_already(job, "another submit was a moment faster")
+    if problem:
+        raise InputError("submit", job, f"the cluster did not take it ({problem})", "look at its nodes: ray status")
     return job
+
+
+def _refusal(client: Any, order: dict[str, Any]) -> str:
+    """Submit; why the cluster did not take it, or nothing."""
+    try:
+        client.submit_job(**order)
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def refuse_places_of_this_machine(config: Config) -> None:
