@@ -136,12 +136,9 @@ def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subp
     try:
         yield process
     finally:
-        below = descendants(process.pid)
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(15)
-        kill([*below, *descendants(process.pid)])
+        below = descendants(process.pid)  # of a process that is gone nobody knows them any more
         process.kill()
+        kill(below)
         process.wait()
 
 

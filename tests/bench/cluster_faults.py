@@ -84,7 +84,7 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
                 drills = [Drill(ground, expected, number, plan).run() for number, plan in
                           enumerate(plans(NUM_DRILLS, SEED))]  # fmt: skip
             finally:
-                ground.cluster.shutdown()
+                ground.end()
     units = sum(drill["units"] for drill in drills)
     figures = {
         "completed_share": sum(drill["completed"] for drill in drills) / len(drills),
@@ -108,7 +108,7 @@ class Ground:
     def __init__(self, folder: Path) -> None:
         from ray.cluster_utils import Cluster
 
-        self.folder = folder
+        self.folder, self.started = folder, list[subprocess.Popen[bytes]]()
         tiny.save_tokenizer(folder / "model")
         tiny.save_model(folder / "model", folder / "model")
         lines = tiny.SAMPLE.read_text(encoding="utf-8").splitlines()
@@ -125,7 +125,15 @@ class Ground:
                  "address": self.cluster.address}  # fmt: skip
         command = [sys.executable, "-m", "tests.bench._cluster_faults_side", json.dumps(given)]
         with self.driver_log(name).open("ab") as sink:
-            return subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink)
+            self.started.append(subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink))
+        return self.started[-1]
+
+    def end(self) -> None:
+        """Nothing stays behind."""
+        for process in self.started:
+            process.kill()
+            process.wait()
+        self.cluster.shutdown()
 
     def driver_log(self, name: str) -> Path:
         """What the command printed."""
@@ -165,8 +173,8 @@ class Drill:
             shutil.copytree(self.expected.output / stage, self.output / stage)
         started = time.monotonic()
         process = self.ground.start(self.name)
-        self._wait_for(process, max(1, int(self.plan.share * self.expected.units[self.plan.stage])))
         with contextlib.ExitStack() as lasting:
+            self._wait_for(process, max(1, int(self.plan.share * self.expected.units[self.plan.stage])))
             self._strike(process, lasting)
             recovered, starts = self._finish(process)
         found = {"kind": self.plan.kind, "stage": self.plan.stage, "share": round(self.plan.share, 2),
