@@ -190,7 +190,7 @@ def _is_impossible(bundles: Sequence[Mapping[str, float]]) -> bool:
     Ray has no public call for it: this is where ``ray status`` gets its text from. Unknown through Ray's client.
     """
     import ray
-    from ray._raylet import GcsClient
+    from ray.autoscaler.v2.sdk import GcsClient
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
     if ray.util.client.ray.is_connected():
