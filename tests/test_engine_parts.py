@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from upath import UPath
 
 from trimtab.engine import VLLMEngine, bundles, engine_env, engine_kwargs
-from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
+from trimtab.engine.parts import Parts, ids_in, mend_checkpoints, remove_unreadable
 from trimtab.engine.run import _verify
 from trimtab.engine.telemetry import _samples
 from trimtab.engine.vllm_stage import _to_engine_row, num_batches, num_light_tasks
 from trimtab.files import AnyPath, files_in
 from trimtab.schemas import Generation, PlanRow, write_rows, write_table
+
+PLAN = np.array([b"a", b"b", b"c"])
 
 
 def _part(folder: AnyPath, name: str, *ids: str, error: str = "") -> AnyPath:
@@ -26,13 +29,16 @@ def _part(folder: AnyPath, name: str, *ids: str, error: str = "") -> AnyPath:
 
 
 def test_parts_are_counted_as_they_come(tmp_path: Path) -> None:
-    parts = Parts(tmp_path / "generations")
-    assert parts.ids() == set()
+    parts = Parts(tmp_path / "generations", PLAN)
+    parts.look()
+    assert (parts.num_there, parts.missing) == (0, ["a", "b", "c"])
     _part(tmp_path, "u_000000-0", "a", "b")
     (tmp_path / "generations" / "half.parquet").write_bytes(b"PAR1 still being written")
-    assert parts.ids() == {"a", "b"}
+    parts.look()
+    assert (parts.num_there, parts.missing) == (2, ["c"])
     _part(tmp_path, "u_000001-0", "c", error="failed")
-    assert parts.ids() == {"a", "b", "c"}
+    parts.look()
+    assert (parts.num_there, parts.missing, parts.doubled) == (3, [], [])
     assert (parts.num_rows, parts.num_tokens, parts.num_errors) == (3, 9, 1)
 
 
@@ -54,8 +60,9 @@ def test_unreadable_part_goes_with_its_checkpoint_alone(tmp_path: Path, damage: 
 
 def test_files_in_a_store_are_counted_and_the_broken_one_goes(store: UPath) -> None:
     _part(store, "u_000001-0", "a"), _part(store, "u_000002-0", "b", error="failed")
-    parts = Parts(store / "generations")
-    assert parts.ids() == {"a", "b"}
+    parts = Parts(store / "generations", PLAN)
+    parts.look()
+    assert parts.missing == ["c"]
     assert (parts.num_rows, parts.num_tokens, parts.num_errors) == (2, 6, 1)
     broken = store / "generations" / "u_000002-0.parquet"
     broken.write_bytes(broken.read_bytes()[:-9])
@@ -81,16 +88,24 @@ def test_checkpoints_say_what_the_files_say(folder: AnyPath) -> None:
 
 
 def test_every_id_of_the_plan_must_be_there_once(tmp_path: Path) -> None:
-    _part(tmp_path, "u_000000-0", "a", "b", "other")
-    parts = Parts(tmp_path / "generations")
+    _part(tmp_path, "u_000000-0", "a", "b", "zz-of-an-earlier-plan")
+    parts = Parts(tmp_path / "generations", PLAN)
     parts.look()
-    _verify(parts, {"a", "b"}, "rows")
     with pytest.raises(RuntimeError, match=r"rows: 1 of 3 rows were not generated \(such as c\)"):
-        _verify(parts, {"a", "b", "c"}, "rows")
-    _part(tmp_path, "u_000001-0", "a")
+        _verify(parts, len(PLAN), "rows")
+    _part(tmp_path, "u_000001-0", "c")
     parts.look()
-    with pytest.raises(RuntimeError, match=r"rows: 1 of 2 rows were written twice \(such as a\)"):
-        _verify(parts, {"a", "b"}, "rows")
+    _verify(parts, len(PLAN), "rows")
+    _part(tmp_path, "u_000002-0", "a", "zz-of-an-earlier-plan")
+    parts.look()
+    with pytest.raises(RuntimeError, match=r"rows: 1 of 3 rows were written twice \(such as a\)"):
+        _verify(parts, len(PLAN), "rows")
+
+
+def test_ids_of_a_folder_are_sorted_and_each_there_once(tmp_path: Path) -> None:
+    _part(tmp_path, "u_000001-0", "c", "a" * 20), _part(tmp_path, "u_000002-0", "ö", "c"), _part(tmp_path, "u_000003-0")
+    assert ids_in(tmp_path / "generations").tolist() == [b"a" * 20, b"c", "ö".encode()]
+    assert len(ids_in(tmp_path / "nowhere")) == 0
 
 
 def test_cache_counters_are_read_by_model() -> None:

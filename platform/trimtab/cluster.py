@@ -1,4 +1,4 @@
-"""Connecting to Ray: a cluster where one is given, else a local one for this process."""
+"""Connecting to Ray: a cluster where one is given, else a local one for this process; and whether it has room."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from trimtab.config import Config, InputError, placement
+from trimtab.console import say
 from trimtab.files import LocalPath
 
 MIN_LOCAL_CPUS = 4
+WAIT_FOR_NODES_S = 1200.0
+"""So long a cluster may take to bring nodes before a job gives up: a cloud's GPU nodes take minutes."""
+SURE_AFTER_S = 5.0
+"""So long the autoscaler must say that it can't, with no node on its way."""
 RAY_ENV = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # of 2 s: a look at the workers takes one checkpoint's report, no more
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Blocks that wait for an engine: a few times those in its hands, however large the object store is. Ray would read
+    # the whole plan ahead, and the driver keeps some 50 kB of each block.
+    "RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD": "0",
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",  # of 32 processes, each some 80 MB, for a plan of a few hundred files
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -165,6 +175,92 @@ def _is_connected() -> bool:
 def most_cpus() -> int | None:
     """Logical CPUs of the local Ray that ``connect`` started; None: a cluster, which may grow."""
     return _local.get("cpus")
+
+
+def wait_for_room(bundles: Sequence[Mapping[str, float]], field: str, remedy: str) -> None:
+    """Wait until the cluster has nodes for these bundles together, whoever uses them now; its autoscaler is asked.
+
+    Ray itself would wait for ever, also for what no node of the cluster could ever be.
+
+    Args:
+        bundles: what is asked of Ray, such as ``[{"CPU": 4, "GPU": 1}]``.
+        field: the setting that asks for it.
+        remedy: how to ask for less.
+
+    Raises:
+        InputError: a local Ray has not so much, the autoscaler has no node type that could, or the nodes did not come.
+    """
+    import ray
+
+    if _fits(bundles):
+        return
+    asked = " + ".join(", ".join(f"{amount:g} {name}" for name, amount in bundle.items()) for bundle in bundles)
+    if _local:
+        has = ", ".join(f"{ray.cluster_resources().get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+        raise InputError(field, asked, f"this Ray has {has}", f"{remedy}, or raise ray.num_cpus")
+    say(f"  waiting for nodes: no node of this cluster has {asked} yet")
+    group = ray.util.placement_group([dict(bundle) for bundle in bundles])
+    try:
+        problem = _problem_of_waiting(bundles)
+    finally:
+        ray.util.remove_placement_group(group)
+    if problem:
+        raise InputError(field, asked, problem, f"{remedy}, or give the cluster larger or more nodes")
+
+
+def _problem_of_waiting(bundles: Sequence[Mapping[str, float]]) -> str | None:
+    """Wait for room; why there will be none."""
+    started = time.monotonic()
+    impossible_since: float | None = None
+    while not _fits(bundles):
+        now = time.monotonic()
+        if now - started > WAIT_FOR_NODES_S:
+            return f"no nodes for it came within {WAIT_FOR_NODES_S / 60:.0f} minutes"
+        impossible_since = (impossible_since or now) if _is_impossible(bundles) else None
+        if impossible_since and now - impossible_since > SURE_AFTER_S:
+            return "more than this cluster can ever give, says its autoscaler"
+        time.sleep(1)
+    return None
+
+
+def _fits(bundles: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the nodes that are alive could hold the bundles side by side if nobody else used them."""
+    import ray
+
+    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    for bundle in sorted(bundles, key=lambda bundle: -sum(bundle.values())):
+        fitting = (node for node in nodes if all(node.get(name, 0) >= amount for name, amount in bundle.items()))
+        room = next(fitting, None)
+        if room is None:
+            return False
+        for name, amount in bundle.items():
+            room[name] -= amount
+    return True
+
+
+def _is_impossible(bundles: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the autoscaler (v2) says that no nodes it may start could hold the bundles, and none is on its way.
+
+    Ray has no public call for it: this is where ``ray status`` gets its text from. Unknown through Ray's client.
+    """
+    import ray
+    from ray.autoscaler.v2.sdk import GcsClient
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+
+    if ray.util.client.ray.is_connected():
+        return False
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    state = GetClusterStatusReply.FromString(client.get_cluster_status(timeout_s=10)).autoscaling_state
+    if state.pending_instances or state.pending_instance_requests:
+        return False
+    refused = [[dict(asked.resources_bundle) for asked in gang.requests]
+               for gang in state.infeasible_gang_resource_requests]  # fmt: skip
+    return _sizes(bundles) in map(_sizes, refused)
+
+
+def _sizes(bundles: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, float]]]:
+    """Bundles in an order of their own, to compare."""
+    return sorted(sorted((name, float(amount)) for name, amount in bundle.items() if amount) for bundle in bundles)
 
 
 def cores_of_this_host() -> int:

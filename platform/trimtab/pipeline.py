@@ -1,4 +1,4 @@
-"""The whole loop in a row: measure the base, synthesize, train, measure again, report, serve and ask twice.
+"""The whole loop in a row: measure the base, synthesize, train, measure again, report, serve and ask twice, promote.
 
 Just calls of the stages, each skipped when its record exists with the same fingerprint. No DAG framework.
 """
@@ -11,11 +11,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
-from trimtab import cluster, models
+from trimtab import cluster, models, registry
 from trimtab.artifacts import Outcome, Record, read_record, run_stage, write_text
 from trimtab.cluster import RayConfig
 from trimtab.config import Config, placement
@@ -28,6 +28,7 @@ from trimtab.evaluation.reporting.config import ReportConfig, ReportedModel
 from trimtab.evaluation.retention import RetentionConfig
 from trimtab.files import LocalPath, Location
 from trimtab.judging import JudgeConfig, RulesJudge
+from trimtab.registry import Gates, PromoteConfig
 from trimtab.safety import CONFIGURATIONS
 from trimtab.serving import ServeConfig, refuse_taken_port, running, throwaway_key
 from trimtab.sources import SourceConfig
@@ -60,6 +61,28 @@ class TrainingSettings(LossConfig):
     """Validation at checkpoints; ``metric: corr_mean`` measures Corr@k on ``num_validation_prompts``."""
     save_steps: int = placement(25, ge=1)
     """Steps between checkpoints."""
+    num_workers: int = placement(1, ge=1)
+    """Ray Train workers; a group is not split, so more than ``groups_per_step`` find no work."""
+    use_gpu: bool = placement(False)
+    """One GPU a worker."""
+    cpus_per_worker: float = placement(1, gt=0)
+    """Logical CPUs that a worker asks of Ray."""
+    zero_stage: Literal[0, 1, 2, 3] = placement(2)
+    """DeepSpeed ZeRO stage."""
+    gradient_checkpointing: bool = placement(False)
+    """Compute activations again in the backward pass instead of keeping them."""
+    max_failures: int = placement(1, ge=0)
+    """Times that lost workers are started again, from the last checkpoint."""
+
+
+class PromotionSettings(Config):
+    """The tuned model's name in the registry, and what it must reach for an alias to mean it."""
+
+    name: str
+    """It is registered as the next version of this name."""
+    alias: str = "production"
+    """What then means this version."""
+    gates: Gates = Gates()
 
 
 class PipelineConfig(Config):
@@ -90,8 +113,12 @@ class PipelineConfig(Config):
     """Who judges continuations and answers, also those of checkpoints."""
     max_tokens: int = Field(64, ge=1)
     """New tokens of an answer in the S0/S1 and retention measurements and from the endpoint."""
+    endpoint: bool = placement(True)
+    """Serve the tuned model on this machine and ask it; a job on a cluster leaves it out."""
     port: int = placement(8000, ge=1, le=65535)
     """Port of the endpoint."""
+    promote: PromotionSettings | None = placement(None)
+    """Register and promote the tuned model at the end, if its evaluations pass the gates; none: leave it out."""
     engine: VLLMEngine = VLLMEngine()
     ray: RayConfig = placement(RayConfig())
 
@@ -111,7 +138,10 @@ def run(config: PipelineConfig, keep_ray: bool = False) -> Record:
         keep_ray: leave this process connected to Ray.
 
     Returns:
-        The record of the last step, the endpoint's answers.
+        The record of the endpoint's answers, or of the report where there is no endpoint.
+
+    Raises:
+        InputError: a stage's, or the tuned model falls below a gate.
     """
     base = prepare(config)
     tuned = str(config.output / "train" / "model")
@@ -124,9 +154,13 @@ def run(config: PipelineConfig, keep_ray: bool = False) -> Record:
     with _step(config, 4, "tuned model: the same measurements"):
         measure(config, tuned, config.output / "tuned", config.output / "base" / "retention")
     with _step(config, 5, "report"):
-        _report(config)
-    with _step(config, 6, "endpoint: one prompt under two safety configurations"):
-        record = ask_endpoint(config, tuned)
+        record = _report(config)
+    if config.endpoint:
+        with _step(config, 6, "endpoint: one prompt under two safety configurations"):
+            record = ask_endpoint(config, tuned)
+    if config.promote:
+        with _step(config, num_steps(config), "promotion"):
+            promote(config, config.promote, Path(tuned))
     if not keep_ray:
         cluster.disconnect()
     say(f"done in {sum(step_seconds(config.output).values()):.0f} s of work; everything is in {config.output}")
@@ -136,7 +170,7 @@ def run(config: PipelineConfig, keep_ray: bool = False) -> Record:
 @contextlib.contextmanager
 def _step(config: PipelineConfig, number: int, title: str) -> Iterator[None]:
     """Announce a step and add its time, over all runs, to ``seconds.json``."""
-    say(f"[{number}/6] {title}")
+    say(f"[{number}/{num_steps(config)}] {title}")
     started = time.monotonic()
     try:
         yield
@@ -148,18 +182,39 @@ def _step(config: PipelineConfig, number: int, title: str) -> Iterator[None]:
             write_text(config.output / "seconds.json", json.dumps(seconds))
 
 
+def num_steps(config: PipelineConfig) -> int:
+    """Five, and one each for the endpoint and the promotion."""
+    return 5 + config.endpoint + (config.promote is not None)
+
+
 def step_seconds(output: Path) -> dict[str, float]:
     """Wall seconds spent on each step of a pipeline's folder, by its number."""
     path = output / "seconds.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def _report(config: PipelineConfig) -> None:
+def _report(config: PipelineConfig) -> Record:
     reported = report_config(config)
-    report.run(reported)
+    record = report.run(reported)
     show(report.summary_table(reported))
     say(f"  {_how_measured(config)}")
     say(f"  report: {config.output / 'report' / 'report.html'}")
+    return record
+
+
+def promote(config: PipelineConfig, settings: PromotionSettings, model: Path) -> None:
+    """Register the tuned model and let the alias mean it; a second time changes nothing.
+
+    Raises:
+        InputError: its evaluations fall below a gate; the alias stays where it was.
+    """
+    version = registry.register(settings.name, model, models.fingerprint(model))
+    evaluations = {name: config.output / "tuned" / name for name in ("prefill", "configurable", "retention")}
+    seen = registry.promote(
+        PromoteConfig(model=version, alias=settings.alias, gates=settings.gates, **evaluations)
+    )  # fmt: skip
+    passed = ", ".join(f"{gate} {value:.3f}" for gate, value in seen.items()) or "no gate was set"
+    say(f"  {settings.name}@{settings.alias} is now {version} ({passed})")
 
 
 def prepare(config: PipelineConfig) -> str:
@@ -167,7 +222,10 @@ def prepare(config: PipelineConfig) -> str:
     if config.model in models.EMBEDDED:
         models.fetch(config.model)
     models.resolve(config.model)
-    if read_record(config.output / "endpoint") is None:
+    if config.promote:
+        registry.refuse_bad_name(config.promote.name)
+        registry.refuse_bad_name(config.promote.alias)
+    if config.endpoint and read_record(config.output / "endpoint") is None:
         refuse_taken_port("127.0.0.1", config.port)  # before the long stages, not after them
     return config.model
 

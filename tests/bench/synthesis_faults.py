@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -14,16 +13,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from tests import tiny
+from tests.bench import _cluster_nodes as nodes
 from tests.bench._faults_side import ENGINE, ENGINE_CPUS, MAX_TOKENS, NUM_REQUESTS, ROWS_PER_BATCH
 from tests.bench._training import ROOT
 from trimtab.artifacts import read_record
 from trimtab.cluster import RAY_ENV
 from trimtab.console import quiet, say
-from trimtab.engine.parts import Parts
-from trimtab.schemas import PlanRow, read_rows
+from trimtab.schemas import Generation, PlanRow, read_rows
 
 KINDS = ("engine", "actor", "node", "driver")
 NUM_RUNS = 20
@@ -119,33 +116,17 @@ class Drill:
         if self.kind == "driver":
             process.kill()
         elif self.kind == "node":
-            lost = self._below_the_raylet()
-            self.cluster.remove_node(self.node, allow_graceful=False)
-            for victim in lost:  # a machine that is gone takes all its processes along
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    victim.kill()
+            nodes.remove(self.cluster, self.node)
             self.node = self.cluster.add_node(num_cpus=NODE_CPUS)
         else:
-            for victim in self._processes(PATTERNS[self.kind]):
+            victims = nodes.titled(self.node, PATTERNS[self.kind])
+            assert victims, f"no process {PATTERNS[self.kind]} to kill"
+            for victim in victims:
                 victim.kill()
-
-    def _processes(self, pattern: str) -> list[psutil.Process]:
-        """Processes of this drill's worker node whose title holds a text."""
-        below = self._below_the_raylet()
-        found = [process for process in below if pattern in " ".join(process.cmdline())]
-        assert found, f"no process {pattern} to kill among {[' '.join(p.cmdline())[:60] for p in below]}"
-        return found
-
-    def _below_the_raylet(self) -> list[psutil.Process]:
-        """All processes that this drill's worker node has started."""
-        starters = [info.process.pid for infos in self.node.all_processes.values() for info in infos]
-        return [child for pid in starters for child in psutil.Process(pid).children(recursive=True)]
 
     def _counts(self) -> dict[str, Any]:
         plan = {row.id for row in read_rows(self.output / "plan", PlanRow)}
-        parts = Parts(self.output / "generations")
-        parts.look()
-        made = Counter(parts.all_ids())
+        made = Counter(row.id for row in read_rows(self.output / "generations", Generation))
         record = read_record(self.output)
         completed = record is not None and record.counts["generations"] == len(plan) == NUM_ROWS
         return {"completed": completed, "lost": len(plan - made.keys()), "doubled": (made - Counter(plan)).total(),

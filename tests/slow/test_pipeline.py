@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,25 @@ pytestmark = pytest.mark.slow
 
 STAGES = ("base/prefill", "base/configurable", "base/retention", "groups", "train", "tuned/prefill",
           "tuned/configurable", "tuned/retention", "report", "endpoint")  # fmt: skip
+HELD: dict[int, float] = {}
+"""Step -> CPUs of Ray that are still held when it has ended."""
+
+
+@contextlib.contextmanager
+def _watched_step(config: pipeline.PipelineConfig, number: int, title: str) -> Iterator[None]:
+    """A step as it is, and a look at what it leaves behind."""
+    import ray
+
+    with _step(config, number, title):
+        yield
+    for _ in range(40):  # Ray learns within seconds that an actor is gone
+        HELD[number] = ray.cluster_resources()["CPU"] - ray.available_resources().get("CPU", 0)
+        if HELD[number] == 0:
+            break
+        time.sleep(0.25)
+
+
+_step = pipeline._step
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +58,20 @@ def finished(
         "quality.min_words=0", "quality.max_repeated_share=null", "num_validation_prompts=2",
         "training.validation.metric=corr_mean", "training.validation.keep_best=true",
     ])  # fmt: skip
-    pipeline.run(config, keep_ray=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_step", _watched_step)
+        pipeline.run(config, keep_ray=True)
     return config
 
 
 def test_every_stage_leaves_a_record(finished: pipeline.PipelineConfig) -> None:
     records = {stage: read_record(finished.output / stage) for stage in STAGES}
     assert all(records.values()), [stage for stage, record in records.items() if record is None]
+
+
+def test_every_step_gives_back_what_it_asked_of_ray(finished: pipeline.PipelineConfig) -> None:
+    assert sorted(HELD) == [1, 2, 3, 4, 5, 6]
+    assert not any(HELD.values()), HELD
 
 
 def test_groups_and_flips_are_the_same_responses_reversed(finished: pipeline.PipelineConfig) -> None:
@@ -102,3 +131,30 @@ def test_second_run_skips_everything(finished: pipeline.PipelineConfig, capfd: p
     pipeline.run(finished, keep_ray=True)
     assert {path: path.stat().st_mtime_ns for path in finished.output.rglob("*") if path.is_file()} == before
     assert len(re.findall("already done", capfd.readouterr().out)) == len(STAGES)
+
+
+def _as_job(config: pipeline.PipelineConfig, least: float) -> pipeline.PipelineConfig:
+    settings = {"name": "tuned", "gates": {"corr_mean": least}}
+    return pipeline.PipelineConfig.model_validate(config.model_dump() | {"endpoint": False, "promote": settings})
+
+
+def test_tuned_model_is_promoted_behind_the_gates_alone(
+    finished: pipeline.PipelineConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from trimtab import models, registry
+    from trimtab.config import InputError
+
+    monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path))
+    with pytest.raises(InputError, match=r"gates\.corr_mean: 1\.0: the model has"):
+        pipeline.run(_as_job(finished, 1.0), keep_ray=True)
+    assert registry.aliases("tuned") == {}
+    for _ in range(2):
+        assert pipeline.run(_as_job(finished, 0.0), keep_ray=True).stage == "report"
+    assert registry.aliases("tuned") == {"production": 1}
+    assert models.resolve("tuned@production") == (finished.output / "train" / "model").resolve()
+    said = capfd.readouterr().out
+    assert "[6/6] promotion" in said
+    assert "endpoint" not in said

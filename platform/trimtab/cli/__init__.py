@@ -267,6 +267,10 @@ def promote(config: ConfigFile = None, overrides: Overrides = [], dry_run: DryRu
     typer.echo(f"{name}@{resolved.alias} is now {resolved.model} ({passed})")
 
 
+from trimtab.cli import operations as _operations  # noqa: E402, F401  commands that need what stands above
+from trimtab.cli import submit as _submit  # noqa: E402, F401  its commands, which need what stands above
+
+
 def run_job(command: str) -> None:
     """Entry of a job script: the command of that name with this process's arguments."""
     main([*command.split(), *sys.argv[1:]])

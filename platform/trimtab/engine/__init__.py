@@ -7,6 +7,7 @@ template and tokenize stages are off.
 
 from trimtab.engine.config import EngineConfig, OpenAIEngine, VLLMEngine
 from trimtab.engine.endpoint import NO_COMPLETION, read_completion, was_refused
+from trimtab.engine.parts import ids_in
 from trimtab.engine.run import generate, generate_plan
 from trimtab.engine.vllm_stage import bundles, engine_env, engine_kwargs, weight_type
 
@@ -20,6 +21,7 @@ __all__ = [
     "engine_kwargs",
     "generate",
     "generate_plan",
+    "ids_in",
     "read_completion",
     "was_refused",
     "weight_type",

@@ -13,19 +13,24 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trimtab.config import InputError
 from trimtab.console import say
 from trimtab.engine.config import EngineConfig, VLLMEngine
 from trimtab.engine.endpoint import endpoint_stage, was_refused
-from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
+from trimtab.engine.parts import Parts, ids_in, mend_checkpoints, remove_unreadable
 from trimtab.engine.telemetry import watching
 from trimtab.engine.vllm_stage import LIGHT_CPUS, LIGHT_TASKS, vllm_stage
 from trimtab.files import AnyPath, arrow_paths, files_in
 from trimtab.schemas import Generation, PlanRow, read_files, readable, write_rows
 
+if TYPE_CHECKING:
+    from trimtab.engine.parts import Ids
+
 RETRIES = "retries"
+WAITING_BLOCKS = 10.0
+"""Blocks that wait for a stage, for each that it works on; see ``RAY_ENV``, which puts this limit in force."""
 
 
 def generate(
@@ -63,7 +68,7 @@ def generate(
 
 def _generated(plan: list[PlanRow], folder: AnyPath, model: Path | None, engine: EngineConfig, label: str) -> None:
     write_rows(folder / "plan" / "00000.parquet", PlanRow, plan)
-    generate_plan(folder, {row.id for row in plan}, model, engine, label)
+    generate_plan(folder, ids_in(folder / "plan"), model, engine, label)
 
 
 def _failed_before(plan: list[PlanRow], folder: AnyPath, engine: EngineConfig) -> list[PlanRow]:
@@ -85,11 +90,11 @@ def _retries(folder: AnyPath) -> list[AnyPath]:
     return files_in(folder / RETRIES, "[0-9]*")
 
 
-def generate_plan(folder: AnyPath, ids: set[str], model: Path | None, engine: EngineConfig, label: str) -> None:
+def generate_plan(folder: AnyPath, ids: Ids, model: Path | None, engine: EngineConfig, label: str) -> None:
     """Generate what is missing of the plan in ``folder/plan/*.parquet`` into ``folder/generations/``.
 
     Args:
-        ids: the plan's ids.
+        ids: the plan's ids, as ``ids_in`` gives them.
 
     Raises:
         RuntimeError: rows of the plan were not made, or made twice.
@@ -98,25 +103,23 @@ def generate_plan(folder: AnyPath, ids: set[str], model: Path | None, engine: En
         say(f"  {label}: {name} could not be read; its rows are made again")
     if gone := mend_checkpoints(folder):
         say(f"  {label}: {gone} generation files are gone; their rows are made again")
-    parts = Parts(folder / "generations")
-    before = len(parts.ids() & ids)
-    if before:
-        say(f"  {label}: {before}/{len(ids)} rows are there already, going on")
-    if before < len(ids):
+    parts = Parts(folder / "generations", ids)
+    parts.look()
+    if parts.num_there:
+        say(f"  {label}: {parts.num_there}/{len(ids)} rows are there already, going on")
+    if parts.num_there < len(ids):
         with watching(label, parts, len(ids), str(model)):
             _stream(folder.resolve(), model, engine)
         parts.look()
-    _verify(parts, ids, label)
+    _verify(parts, len(ids), label)
 
 
-def _verify(parts: Parts, ids: set[str], label: str) -> None:
-    """Every id of the plan once. Rows of ids outside the plan (of an earlier, longer one) don't matter."""
-    counts = Counter(row_id for row_id in parts.all_ids() if row_id in ids)
-    missing, doubled = ids - counts.keys(), [row_id for row_id, count in counts.items() if count > 1]
-    if missing:
-        raise RuntimeError(f"{label}: {len(missing)} of {len(ids)} rows were not generated (such as {min(missing)})")
-    if doubled:
-        raise RuntimeError(f"{label}: {len(doubled)} of {len(ids)} rows were written twice (such as {doubled[0]})")
+def _verify(parts: Parts, total: int, label: str) -> None:
+    """Every id of the plan once."""
+    if missing := parts.missing:
+        raise RuntimeError(f"{label}: {len(missing)} of {total} rows were not generated (such as {missing[0]})")
+    if doubled := parts.doubled:
+        raise RuntimeError(f"{label}: {len(doubled)} of {total} rows were written twice (such as {doubled[0]})")
 
 
 def _stream(folder: AnyPath, model: Path | None, engine: EngineConfig) -> None:
@@ -132,6 +135,7 @@ def _stream(folder: AnyPath, model: Path | None, engine: EngineConfig) -> None:
     context.enable_progress_bars = False
     context.actor_init_retry_on_errors = True
     context.max_consecutive_actor_init_deaths = 3  # a node that goes while its engine starts is no reason to give up
+    context.downstream_capacity_backpressure_ratio = WAITING_BLOCKS
     context.execution_no_progress_timeout_s = -1  # an autoscaling cluster may need long to bring a node
     try:
         with warnings.catch_warnings():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.chat import Chat
-from trimtab.cluster import cores_of_this_host, most_cpus
+from trimtab.cluster import cores_of_this_host, most_cpus, wait_for_room
 from trimtab.config import InputError
 from trimtab.engine.config import VLLMEngine
 from trimtab.host import has_bfloat16
@@ -35,11 +35,12 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
     """Plan rows to generations, by vLLM actors: token ids in, text out.
 
     Raises:
-        InputError: the engines would leave no CPU of a local Ray for reading the plan.
+        InputError: the engines would leave no CPU of a local Ray to read with, or a cluster can't ever hold one.
     """
+    _leave_room(engine)
+    _wait_for_an_engine(engine)
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    _leave_room(engine)
     # Nobody reads along: an answer is put together once, at its end.
     kind = "gpu" if engine.accelerators else "cpu"
     offline = {"max_num_batched_tokens": OFFLINE_BATCHED_TOKENS[kind], "stream_interval": engine.max_model_len}
@@ -72,6 +73,13 @@ def _leave_room(engine: VLLMEngine) -> None:
         problem = f"engines that ask for {asked:g} CPUs leave none to read with: this Ray has {total:g}"
         remedy = f"start fewer, or raise ray.num_cpus to {math.ceil(asked + CPUS_TO_READ)}"
         raise InputError("engine.num_actors", engine.most_actors, problem, remedy)
+
+
+def _wait_for_an_engine(engine: VLLMEngine) -> None:
+    """Wait for nodes that hold one engine and the stage that reads; the other engines come as the cluster grows."""
+    asking = ("accelerators", "tensor_parallel_size") if engine.accelerators else ("cpus_per_actor",)
+    remedy = f"lower {' or '.join(f'engine.{name}' for name in asking)}"
+    wait_for_room([*bundles(engine), {"CPU": CPUS_TO_READ}], f"engine.{asking[0]}", remedy)
 
 
 def num_batches(engine: VLLMEngine) -> int:

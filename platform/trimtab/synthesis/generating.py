@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trimtab import cluster
 from trimtab.artifacts import Outcome
 from trimtab.config import InputError
 from trimtab.console import say
-from trimtab.engine import generate_plan
-from trimtab.files import AnyPath, arrow_paths, at_once, files_in, parquet_source
+from trimtab.engine import generate_plan, ids_in
+from trimtab.files import AnyPath, at_once, files_in, parquet_source
 from trimtab.schemas import Quarantined
 from trimtab.synthesis.config import SynthesisConfig
 from trimtab.synthesis.passes import GeneratingRecipe, pass_folder, pass_names
@@ -33,6 +34,14 @@ from trimtab.synthesis.shards import (
     plan_shard,
     shard_files,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from trimtab.engine.parts import Ids
+
+    Floats = npt.NDArray[np.float64]
 
 
 class Synthesis:
@@ -122,32 +131,40 @@ class Synthesis:
             say(f"  WARNING: {lost} rows of {num} requests are quarantined, mostly: {reasons[0][0]}")
 
 
-def planned_ids(folder: AnyPath) -> set[str]:
-    """The ids of a folder's plan."""
-    return {row_id for ids in at_once(_ids, files_in(folder / "plan")) for row_id in ids}
-
-
-def _ids(path: AnyPath) -> list[str]:
-    import pyarrow.parquet as pq
-
-    return list(pq.read_table(parquet_source(path), columns=["id"])["id"].to_pylist())
+def planned_ids(folder: AnyPath) -> Ids:
+    """The ids of a folder's plan, as ``ids_in`` gives them."""
+    return ids_in(folder / "plan")
 
 
 def measured_rate(folders: Sequence[AnyPath]) -> float | None:
     """Generated tokens a second over the time in which the engine held at least one row; None where unknown."""
     import numpy as np
-    import pyarrow.dataset as pads
 
-    filesystem, files = arrow_paths([path for folder in folders for path in files_in(folder)])
-    if not files:
+    measured = [found for folder in folders for found in at_once(_busy_in, files_in(folder))]
+    tokens = sum(count for count, _ in measured)
+    if not tokens:
         return None
-    table = pads.dataset(files, filesystem=filesystem).to_table(columns=["num_tokens", "seconds", "finished_at"])
+    starts, ends = _merged(np.concatenate([spans for _, spans in measured], axis=1))
+    busy = float((ends - starts).sum())
+    return tokens / busy if busy else None
+
+
+def _busy_in(path: AnyPath) -> tuple[int, Floats]:
+    """A file's tokens and the spans in which the engine held a row of it: each row's own would fill a driver."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(parquet_source(path)).read(columns=["num_tokens", "seconds", "finished_at"])
     tokens, seconds, ends = (table[name].to_numpy() for name in ("num_tokens", "seconds", "finished_at"))
     known = (ends > 0) & (seconds > 0)
-    if not known.any():
-        return None
-    order = np.argsort((ends - seconds)[known])
-    starts, ends = (ends - seconds)[known][order], ends[known][order]
-    reached = np.concatenate([[starts[0]], np.maximum.accumulate(ends)[:-1]])
-    busy = float(np.clip(ends - np.maximum(starts, reached), 0, None).sum())
-    return float(tokens[known].sum()) / busy if busy else None
+    return int(tokens[known].sum()), _merged(np.stack([(ends - seconds)[known], ends[known]]))
+
+
+def _merged(spans: Floats) -> Floats:
+    """Spans of time, starts above ends, as those of their union."""
+    import numpy as np
+
+    starts, ends = spans[:, np.argsort(spans[0])]
+    reached = np.maximum.accumulate(ends)
+    first = np.concatenate([[True], starts[1:] > reached[:-1]])[: len(starts)]
+    return np.stack([starts[first], np.append(reached[:-1][first[1:]], reached[-1:])])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimtab.cluster import wait_for_room
 from trimtab.training.config import TrainingConfig
 from trimtab.training.loop import METRICS, train_worker
 
@@ -44,6 +45,7 @@ def fit(
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    wait_for_room([_resources(config)] * config.num_workers, "num_workers", "lower num_workers or cpus_per_worker")
     metric, greater = METRICS[config.validation.metric]
     best = {"checkpoint_score_attribute": metric, "checkpoint_score_order": "max" if greater else "min"}
     trainer = TorchTrainer(

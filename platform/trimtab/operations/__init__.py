@@ -1,0 +1,1 @@
+"""Running trimtab on a cluster: submitting jobs, planning a run, checking a machine."""
