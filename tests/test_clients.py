@@ -14,6 +14,9 @@ from trimtab.policy import keys
 from trimtab.safety import PRESETS
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def endpoint(chat: Chat, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The API's base URL and a key that may choose everything."""

@@ -67,6 +67,7 @@ def test_pins_are_those_of_the_installed_extra() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_this_environment_meets_its_own_pins() -> None:
     versions = packages.installed()
     assert versions["pydantic"]
@@ -416,6 +417,7 @@ def test_clocks_that_differ_by_more_than_the_asking_took() -> None:
 # all of it
 
 
+@pytest.mark.slow
 def test_the_whole_examination_finds_what_is_wrong(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,6 +456,7 @@ def _command(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_1_where_something_is_wrong(tmp_path: Path) -> None:
     given = ("doctor", "--json", "--keys", str(tmp_path / "none"), "--output", str(tmp_path))
     ran = _command(*given, TRIMTAB_HOME=str(tmp_path / "home"))
@@ -462,6 +465,7 @@ def test_the_command_ends_with_1_where_something_is_wrong(tmp_path: Path) -> Non
     assert ran.stderr == ""
 
 
+@pytest.mark.slow
 def test_the_commands_of_a_plan() -> None:
     ran = _command("plan", "--json", "--set", "model=0.5b")
     assert (ran.returncode, json.loads(ran.stdout)["model"]["name"]) == (0, "Qwen2-0.5B")
