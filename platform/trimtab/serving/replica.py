@@ -26,9 +26,9 @@ class GatedServer(LLMServer):
     async def __serve_build_asgi_app__(self) -> Any:
         return self.gated.gate(await super().__serve_build_asgi_app__())
 
-    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Serve's hook: new presets without a restart."""
-        self.gated.reconfigure(user_config)
+        await self.gated.configure(user_config)
 
 
 class GatedIngress(OpenAiIngress):
@@ -42,9 +42,9 @@ class GatedIngress(OpenAiIngress):
         """The ingress is up; whether the engines are is Serve's to watch."""
         return {"status": "ok"}
 
-    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Serve's hook: new presets without a restart."""
-        _of_this_process["gated"].reconfigure(user_config)
+        await _of_this_process["gated"].configure(user_config)
 
 
 _of_this_process: dict[str, Gated] = {}
