@@ -108,7 +108,8 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
         "http_5xx": sum(count for status, count in statuses.items() if status >= 500),
     }  # fmt: skip
     settings = {
-        "requests": NUM_REQUESTS, "tries": len(answers), "clients": NUM_CLIENTS, "max_tokens": MAX_TOKENS, "max_ongoing_requests": MAX_ONGOING,
+        "requests": NUM_REQUESTS, "tries": len(answers), "clients": NUM_CLIENTS, "max_tokens": MAX_TOKENS,
+        "max_ongoing_requests": MAX_ONGOING,
         "model": "random two-layer Llama", "engine": ENGINE.model_dump(mode="json"),
         "answers_by_status": {str(status): count for status, count in sorted(statuses.items())},
         "left_by_the_client": sum(answer.left for answer in answers),

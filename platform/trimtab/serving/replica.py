@@ -12,6 +12,7 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import OpenAiIngress
 
+from trimtab.policy.gate import Gate
 from trimtab.serving.config import refuse_open_host
 from trimtab.serving.gating import Gated, Gating
 
@@ -19,7 +20,7 @@ from trimtab.serving.gating import Gated, Gating
 class GatedServer(LLMServer):
     """An engine replica that answers requests itself, through the gate."""
 
-    async def __init__(self, llm_config: LLMConfig, gating: dict[str, Any]) -> None:
+    async def __init__(self, llm_config: LLMConfig, gating: dict[str, Any]) -> None:  # type: ignore[misc]  # as Ray's
         self.gated = make_gated(gating)  # first: what can't be used is said before the engine is loaded
         await super().__init__(llm_config)
 
@@ -55,7 +56,8 @@ class GateMiddleware:
     """The gate as middleware of the ingress's web app, which is put together before the replica is."""
 
     def __init__(self, app: Any) -> None:
-        self._app, self._gate = app, None
+        self._app = app
+        self._gate: Gate | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan" and "gated" not in _of_this_process:
