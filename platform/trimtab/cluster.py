@@ -19,6 +19,7 @@ RAY_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # of 2 s: a look at the workers takes one checkpoint's report, no more
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK": "0",  # it loads vLLM into every worker that a replica's child runs in
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",  # of 32 processes, each some 80 MB, for a plan of a few hundred files
     "TOKENIZERS_PARALLELISM": "false",
 }

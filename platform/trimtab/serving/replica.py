@@ -22,6 +22,7 @@ class GatedServer(LLMServer):
 
     async def __init__(self, llm_config: LLMConfig, gating: dict[str, Any]) -> None:  # type: ignore[misc]  # as Ray's
         self.gated = make_gated(gating)  # first: what can't be used is said before the engine is loaded
+        llm_config.get_or_create_callback().ctx.run_init_node = False  # a folder: no process to download it with
         await super().__init__(llm_config)
 
     async def __serve_build_asgi_app__(self) -> Any:
