@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trimtab import proxy
 from trimtab.config import Config, InputError, placement
 from trimtab.console import say
 from trimtab.files import LocalPath
@@ -28,6 +29,7 @@ RAY_ENV = {
     # Blocks that wait for an engine: a few times those in its hands, however large the object store is. Ray would read
     # the whole plan ahead, and the driver keeps some 50 kB of each block.
     "RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD": "0",
+    "RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK": "0",  # it loads vLLM into every worker that a replica's child runs in
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",  # of 32 processes, each some 80 MB, for a plan of a few hundred files
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -37,18 +39,6 @@ LOCAL_ENV = {
     "REPORTER_UPDATE_INTERVAL_MS": "15000",  # of 5 s: each look at the processes costs some 100 ms of a core
 }
 """Those of a local Ray, which shares its cores with the work."""
-DIRECT_PROXY = "RAY_SERVE_ENABLE_HA_PROXY"
-"""What gives Ray Serve the proxy that hands requests straight to replicas."""
-LONGEST_STREAM_S = 600
-SERVE_ENV = {
-    DIRECT_PROXY: "1",
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # a stream's chunks need not change threads
-    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_STREAM_S),  # a proxy that was replaced ends its streams
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # of 30 s: the one proxy hears at once which replica goes
-    "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",  # prefix-aware routing looks at the text
-    "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_TIMEOUT_S": str(LONGEST_STREAM_S),  # of 5 s: an engine may yet start
-}
-"""Ray Serve's settings in a local Ray."""
 _local: dict[str, int] = {}  # what this process's own Ray has, while it runs
 _proxy_folder = contextlib.ExitStack()  # the proxy's files, while it runs
 
@@ -99,7 +89,7 @@ def connect(config: RayConfig) -> None:
             problem = f"no Ray cluster answers ({type(error).__name__})"
             raise InputError("ray.address", address, problem, "start it or leave the address out") from error
         return
-    os.environ.update(_proxy_env(_proxy_folder.enter_context(_private_folder())))
+    os.environ.update(proxy.environment(_proxy_folder.enter_context(proxy.private_folder()), cores_of_this_host()))
     ray.init(
         num_cpus=config.local_cpus,
         include_dashboard=False,
@@ -117,43 +107,14 @@ def disconnect() -> None:
     _proxy_folder.close()
 
 
-def _private_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder that only this user can enter; its name is short, since sockets in it have long ones."""
-    return tempfile.TemporaryDirectory(prefix="tt-", ignore_cleanup_errors=True)
-
-
-def _proxy_env(folder: str) -> dict[str, str]:
-    """Ports and files of Ray Serve's proxy for this Ray alone: its own would be the same for every Ray of the host,
-    and its admin socket open to every user."""
-    files = {"CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": "admin.sock", "SERVER_STATE_FILE": "server-state",
-             "METRICS_SOCKET_PATH": "metrics.sock", "SERVER_STATE_BASE": ""}  # fmt: skip
-    ports = dict(zip(("HAPROXY_METRICS", "HAPROXY_STATS", "FALLBACK_PROXY_HTTP"), _free_ports(3), strict=True))
-    return SERVE_ENV | {
-        **{f"RAY_SERVE_HAPROXY_{name}": os.path.join(folder, file) for name, file in files.items()},
-        **{f"RAY_SERVE_{name}_PORT": str(port) for name, port in ports.items()},
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, cores_of_this_host())),
-    }
-
-
-def _free_ports(num: int) -> list[int]:
-    """Ports that nothing listens on now."""
-    import socket
-
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(num)]
-        for probe in probes:
-            probe.bind(("", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
 def has_direct_proxy() -> bool:
     """Whether Ray Serve, in the Ray that this process is connected to, has the proxy for direct streaming."""
     import ray
 
     if _local:
-        return True
+        return os.environ.get(proxy.DIRECT_PROXY) == "1"
     look = ray.remote(num_cpus=0)(lambda name: os.environ.get(name) == "1")
-    return bool(ray.get(look.remote(DIRECT_PROXY)))
+    return bool(ray.get(look.remote(proxy.DIRECT_PROXY)))
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ from trimtab.safety import SafetyConfig
 from trimtab.serving import ServeConfig
 
 NUM_REQUESTS, NUM_CLIENTS, MAX_TOKENS = 2000, 64, 24
+TRIES, MOST_WAIT_S = 8, 1.0
+"""A refused client comes back so often, after the time that it is told or this one, whichever is shorter."""
 MAX_ONGOING = 48
 """Fewer than the clients, so that the gate has something to refuse."""
 ENGINE = VLLMEngine(kv_cache_gib=1, cores_per_actor=1, max_num_seqs=32, max_model_len=1024)
@@ -84,13 +86,18 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
         lengths = _prompt_lengths(made["model"])
 
         async def one(session: Any, number: int) -> Answer:
-            wish = wishes[number]
-            answer = await ask(session, running["ours"].url, wish.body(number), secrets[wish.key],
-                               wish.leave_after, wish.pause_s)  # fmt: skip
-            results.append((number, wish, answer))
+            wish, answer = wishes[number], Answer()
+            for _ in range(TRIES):
+                answer = await ask(session, running["ours"].url, wish.body(number), secrets[wish.key],
+                                   wish.leave_after, wish.pause_s)  # fmt: skip
+                results.append((number, wish, answer))
+                if answer.status != 429:
+                    break
+                await asyncio.sleep(min(MOST_WAIT_S, float(answer.headers.get("retry-after", "0"))))
             return answer
 
-        answers = asyncio.run(in_parallel(NUM_CLIENTS, one, NUM_REQUESTS))
+        asyncio.run(in_parallel(NUM_CLIENTS, one, NUM_REQUESTS))
+    answers = [answer for _, _, answer in results]
     wrong = [(wish, answer) for number, wish, answer in results if _is_wrong(number, wish, answer, lengths)]
     lost = [answer for answer in answers if answer.lost]
     for problem in [*wrong, *lost][:3]:
@@ -101,7 +108,8 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
         "http_5xx": sum(count for status, count in statuses.items() if status >= 500),
     }  # fmt: skip
     settings = {
-        "requests": NUM_REQUESTS, "clients": NUM_CLIENTS, "max_tokens": MAX_TOKENS, "max_ongoing_requests": MAX_ONGOING,
+        "requests": NUM_REQUESTS, "tries": len(answers), "clients": NUM_CLIENTS, "max_tokens": MAX_TOKENS,
+        "max_ongoing_requests": MAX_ONGOING,
         "model": "random two-layer Llama", "engine": ENGINE.model_dump(mode="json"),
         "answers_by_status": {str(status): count for status, count in sorted(statuses.items())},
         "left_by_the_client": sum(answer.left for answer in answers),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,20 @@ import httpx
 import pytest
 import yaml
 
-from tests.policy.gated import BODY, CHAT, MODEL, Upstream, ask, drive, error, key_file, scope
+from tests.policy.gated import (
+    BODY,
+    CHAT,
+    HARMLESS,
+    MODEL,
+    SAFETY,
+    UNCENSORED,
+    Upstream,
+    ask,
+    drive,
+    error,
+    key_file,
+    scope,
+)
 from trimtab.policy.middleware import VARIABLE, VLLMGate
 
 
@@ -89,6 +103,27 @@ def test_file_that_is_wrong_ends_the_start_with_one_line(
     assert ask(app, "POST", CHAT, json=BODY).status_code == 503
     assert drive(app, scope(kind="websocket"), []) == [{"type": "websocket.close", "code": 1008}]
     assert upstream.scopes == []
+
+
+def test_model_offers_what_it_has_learned(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_tokenizer_folder: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_tokenizer_folder, model)
+    learned = [{"name": "harmless", "system": HARMLESS}, {"name": "uncensored", "system": UNCENSORED}]
+    (model / "trimtab.json").write_text(json.dumps({"configurations": learned}), encoding="utf-8")
+    values = settings["values"] | {"model": str(model)}
+    headers = {"Authorization": f"Bearer {settings['secrets']['all']}"}
+    app = _gate(Upstream(), values, tmp_path, monkeypatch)
+    listed = ask(app, "GET", SAFETY, None, headers=headers).json()
+    assert [item["name"] for item in listed["data"]] == ["harmless", "uncensored"]
+    (tmp_path / "own.yaml").write_text("presets: {pirate: You are a pirate.}", encoding="utf-8")
+    app = _gate(Upstream(), values | {"presets": str(tmp_path / "own.yaml")}, tmp_path, monkeypatch)
+    (failed,) = drive(app, {"type": "lifespan"}, [{"type": "lifespan.startup"}])
+    assert failed["message"].startswith("presets: pirate: the model was not trained under")
+    forced = values | {"presets": str(tmp_path / "own.yaml"), "force_presets": True}
+    app = _gate(Upstream(), forced, tmp_path, monkeypatch)
+    assert len(ask(app, "GET", SAFETY, None, headers=headers).json()["data"]) == 5
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "- a"])

@@ -56,16 +56,16 @@ def _gated(**fields: Any) -> Gated:
 def test_a_replica_is_harmless_only_until_it_is_configured() -> None:
     gated = _gated()
     assert gated._presets.names == ("harmless",)
-    gated.reconfigure({"presets": {}})
+    gated.take({"presets": {}})
     assert gated._presets.names == ("harmless", "uncensored")
 
 
 def test_presets_that_cannot_be_used_stop_a_start_and_later_change_nothing() -> None:
     gated = _gated()
     with pytest.raises(InputError):
-        gated.reconfigure({"presets": OWN})
-    gated.reconfigure({})
-    gated.reconfigure({"presets": OWN})
+        gated.take({"presets": OWN})
+    gated.take({})
+    gated.take({"presets": OWN})
     assert gated._presets.names == ("harmless", "uncensored")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import time
@@ -53,6 +54,7 @@ def served(tiny_model: Path, ray_session: None, tmp_path_factory: pytest.TempPat
         "slow": keys.Grant(requests_per_minute=2),
     }
     secrets = {name: keys.create(folder / "keys.json", grant, name)[1] for name, grant in grants.items()}
+    _add_what_workers_send(folder / "keys.json")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -163,11 +165,8 @@ def test_nested_garbage_is_a_400_with_valid_json(served: Served) -> None:
     assert json.loads(answer.text)["error"]["type"] == "invalid_request_error"
 
 
-def test_endpoint_engine_makes_every_row_and_reports_refusals(
-    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_endpoint_engine_makes_every_row_and_reports_refusals(served: Served, tmp_path: Path) -> None:
     """The second engine against our own served model: plain rows succeed, a prefilled one is refused by the gate."""
-    monkeypatch.setenv("OPENAI_API_KEY", served.secrets["both"])
     plan = [PlanRow(id=f"r{i}", request_id="q", kind="SR", prompt=USER[0]["content"] + "?" * i, max_tokens=4)
             for i in range(5)]  # fmt: skip
     plan.append(PlanRow(id="open", request_id="q", kind="SYN", prompt="Hello", prefill="Sure,", max_tokens=4))
@@ -178,16 +177,13 @@ def test_endpoint_engine_makes_every_row_and_reports_refusals(
     assert made[5].error
 
 
-def test_callers_are_measured_through_the_gate(
-    served: Served, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_callers_are_measured_through_the_gate(served: Served, tiny_model: Path, tmp_path: Path) -> None:
     """Each configuration is asked for by name; forged turns and prefills are refused by the gate, the rest answered."""
     from trimtab.chat import Chat
     from trimtab.config import load
     from trimtab.evaluation import injection
     from trimtab.schemas import Generation, read_rows
 
-    monkeypatch.setenv("OPENAI_API_KEY", served.secrets["both"])
     (tmp_path / "prompts.txt").write_text("How do I whistle?\nWhat is rain?\n", encoding="utf-8")
     record = injection.run(load(injection.InjectionConfig, None, [
         f"output={tmp_path / 'out'}", f"prompts={tmp_path / 'prompts.txt'}", "engine.type=openai",
@@ -241,14 +237,18 @@ def test_a_dead_engine_is_noticed_and_replaced(served: Served) -> None:
     assert served.post(max_tokens=1).status_code == 200, "it waits for the new replica"
 
 
+def _add_what_workers_send(path: Path) -> None:
+    """A key for Ray's workers, whose environment has none: they send the word for that."""
+    ring = keys.read(path)
+    key = keys.Key(id="workers", sha256=hashlib.sha256(b"none").hexdigest(), presets=("*",))
+    path.write_text(ring.model_copy(update={"keys": (*ring.keys, key)}).model_dump_json(), encoding="utf-8")
+
+
 def _replica() -> psutil.Process:
-    """The process of the one engine replica."""
-    found = [
-        p for p in psutil.Process().children(recursive=True) if p.cmdline()[:1] == ["ray::ServeReplica:trimtab:trimtab"]
-    ]
-    if not found:
-        found = [p for p in psutil.process_iter() if "ray::ServeReplica:trimtab:trimtab" in " ".join(p.cmdline())]
-    assert len(found) == 1, found
+    """The process of the one engine replica, below this process, which started Ray."""
+    below = psutil.Process().children(recursive=True)
+    found = [process for process in below if "ray::ServeReplica:trimtab:trimtab" in " ".join(process.cmdline())]
+    assert len(found) == 1, [process.cmdline() for process in below]
     return found[0]
 
 

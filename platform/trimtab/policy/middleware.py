@@ -95,8 +95,7 @@ def build(app: App, config: VLLMGateConfig) -> Gate:
     """
     from prometheus_client import start_http_server
 
-    presets = Presets.from_file(config.presets)
-    line = require_learned(presets, configurations_of(config.model), config.force_presets)
+    presets, line = _offered(config)
     chat = _chat(config.model)
     check_presets(chat, presets)
     audit = AuditFile(config.audit) if config.audit else NoAudit()
@@ -114,6 +113,16 @@ def build(app: App, config: VLLMGateConfig) -> Gate:
     if line:
         say(f"trimtab gate: {line}")
     return gate
+
+
+def _offered(config: VLLMGateConfig) -> tuple[Presets, str | None]:
+    """The file's own presets, and the built-in ones that the model has learned; and a line to say about them."""
+    presets, learned = Presets.from_file(config.presets), configurations_of(config.model)
+    if learned is not None and not config.force_presets:
+        builtin, known = Presets.builtin(), presets.learned(learned)
+        own = [name for name in presets.names if name not in builtin or presets[name] != builtin[name]]
+        presets = presets.only([name for name in presets.names if name in known or name in own])
+    return presets, require_learned(presets, learned, config.force_presets)
 
 
 def _chat(folder: Path) -> Chat:

@@ -61,19 +61,31 @@ class Gated:
         self._presets = Presets.builtin().only([DEFAULT_PRESET])
         self._configured = False
         self._gate: Gate | None = None
+        self._limiter = RayLimiter(gating.limits, gating.budgets)
 
     def gate(self, app: App) -> Gate:
         """The gate in front of an app."""
         gating = self.gating
         metrics = ServeMetrics()
-        limiter = Bounded(RayLimiter(gating.limits, gating.budgets), gating.most_ongoing, metrics.in_flight)
+        limiter = Bounded(self._limiter, gating.most_ongoing, metrics.in_flight)
         self._gate = Gate(
             app, Chat.from_folder(gating.folder), model=gating.model, keys=self._keys, presets=self._presets,
             limiter=limiter, audit=self._audit, metrics=metrics, settings=gating.settings,
         )  # fmt: skip
         return self._gate
 
-    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+    async def configure(self, user_config: Mapping[str, Any]) -> None:
+        """What Serve hands a replica, before it is up and whenever it changes; it is up when its limiter answers.
+
+        Raises:
+            InputError: as ``take``.
+        """
+        first = not self._configured
+        self.take(user_config)
+        if first:
+            await self._limiter.ready()
+
+    def take(self, user_config: Mapping[str, Any]) -> None:
         """Take the presets of a ``user_config``; later ones that can't be used leave those that are.
 
         Raises:

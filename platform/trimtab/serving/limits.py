@@ -57,6 +57,9 @@ class Limits:
         await self._limiter.settle(ticket, tokens)
         self._save_soon()
 
+    async def ready(self) -> None:
+        """Answer."""
+
     def _save_soon(self) -> None:
         if self._saving is None or self._saving.done():
             self._saving = asyncio.ensure_future(self._save_later())
@@ -80,7 +83,13 @@ class RayLimiter:
 
     def __init__(self, name: str, budgets: Path) -> None:
         self._name, self._budgets = name, budgets
-        self._actor = self._find()
+        self._found: Any = None
+
+    @property
+    def _actor(self) -> Any:
+        if self._found is None:
+            self._found = self._find()
+        return self._found
 
     def _find(self) -> Any:
         import ray
@@ -89,6 +98,10 @@ class RayLimiter:
                    "max_restarts": -1, "num_cpus": 0}  # fmt: skip
         return ray.remote(Limits).options(**options).remote(str(self._budgets))
 
+    async def ready(self) -> None:
+        """Wait until the actor answers: its start, and a replica's first call, take longer than a request may wait."""
+        await self._actor.ready.remote()
+
     async def admit(self, key: Key, tokens: int) -> str:
         """As ``Limiter.admit``."""
         from ray.exceptions import ActorDiedError
@@ -96,7 +109,7 @@ class RayLimiter:
         try:
             answer = await self._actor.admit.remote(key, tokens)
         except ActorDiedError:  # for good: somebody ended it
-            self._actor = self._find()
+            self._found = None
             raise
         if isinstance(answer, str):
             return answer

@@ -12,6 +12,7 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import OpenAiIngress
 
+from trimtab.policy.gate import Gate
 from trimtab.serving.config import refuse_open_host
 from trimtab.serving.gating import Gated, Gating
 
@@ -19,16 +20,17 @@ from trimtab.serving.gating import Gated, Gating
 class GatedServer(LLMServer):
     """An engine replica that answers requests itself, through the gate."""
 
-    async def __init__(self, llm_config: LLMConfig, gating: dict[str, Any]) -> None:
+    async def __init__(self, llm_config: LLMConfig, gating: dict[str, Any]) -> None:  # type: ignore[misc]  # as Ray's
         self.gated = make_gated(gating)  # first: what can't be used is said before the engine is loaded
+        llm_config.get_or_create_callback().ctx.run_init_node = False  # a folder: no process to download it with
         await super().__init__(llm_config)
 
     async def __serve_build_asgi_app__(self) -> Any:
         return self.gated.gate(await super().__serve_build_asgi_app__())
 
-    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Serve's hook: new presets without a restart."""
-        self.gated.reconfigure(user_config)
+        await self.gated.configure(user_config)
 
 
 class GatedIngress(OpenAiIngress):
@@ -42,9 +44,9 @@ class GatedIngress(OpenAiIngress):
         """The ingress is up; whether the engines are is Serve's to watch."""
         return {"status": "ok"}
 
-    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Serve's hook: new presets without a restart."""
-        _of_this_process["gated"].reconfigure(user_config)
+        await _of_this_process["gated"].configure(user_config)
 
 
 _of_this_process: dict[str, Gated] = {}
@@ -55,7 +57,8 @@ class GateMiddleware:
     """The gate as middleware of the ingress's web app, which is put together before the replica is."""
 
     def __init__(self, app: Any) -> None:
-        self._app, self._gate = app, None
+        self._app = app
+        self._gate: Gate | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan" and "gated" not in _of_this_process:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from trimtab import cluster
+from trimtab import cluster, proxy
 from trimtab.config import InputError
 from trimtab.console import say
 from trimtab.policy import keys
@@ -28,12 +28,12 @@ def running(config: ServeConfig) -> Iterator[str]:
     Raises:
         InputError: the port is taken, the address needs keys, or the model or a file can't be used.
     """
-    from ray import serve
-
     if config.keys is None:
         refuse_open_host(config.host)
     refuse_taken_port(config.host, config.port)
     cluster.connect(config.ray)
+    from ray import serve  # reads its settings from the environment, which has them now
+
     _say_how(config)
     serve.start(http_options={"host": config.host, "port": config.port})
     try:
@@ -70,9 +70,7 @@ def deploy(config: ServeConfig) -> None:
 def _say_how(config: ServeConfig) -> None:
     """Say where the cluster has no proxy for direct streaming; the gate stands in the replica all the same."""
     if config.direct and not cluster.has_direct_proxy():
-        say(
-            f"  this cluster's nodes lack {cluster.DIRECT_PROXY}=1: requests take the way through Ray Serve's own proxy"
-        )
+        say(f"  this cluster's nodes lack {proxy.DIRECT_PROXY}=1: requests take the way through Ray Serve's own proxy")
 
 
 def refuse_taken_port(host: str, port: int) -> None:
