@@ -129,6 +129,18 @@ def _answers(cluster: FakeCluster) -> bool:
 
 
 @contextlib.contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """This process's environment with these values, until the block ends."""
+    before = dict(os.environ)
+    os.environ |= values
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
+@contextlib.contextmanager
 def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with the block, together with all that it started."""
     with log.open("wb") as sink:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ held = [ray.get(ray.put(numpy.ones(given["bytes"], dtype=numpy.uint8))) for _ in
 print("full", flush=True)
 time.sleep(given["seconds"])
 """
-FILL_PART = 10 * 2**20
+FILL_PART, FILL_LIMIT_S = 10 * 2**20, 60.0
 
 
 def processes_of(node: Any) -> list[psutil.Process]:
@@ -103,7 +104,9 @@ def full_store(address: str, store_bytes: int, seconds: float) -> Iterator[None]
     filler = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         assert filler.stdout is not None
-        assert filler.stdout.readline().strip() == b"full", "the store could not be filled"
+        ready, _, _ = select.select([filler.stdout], [], [], FILL_LIMIT_S)
+        said = filler.stdout.readline().strip() if ready else b""
+        assert said == b"full", "the store could not be filled"
         yield
     finally:
         filler.kill()

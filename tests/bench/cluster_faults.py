@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import statistics
@@ -23,7 +22,7 @@ from typing import Any
 
 from tests import tiny
 from tests.bench import _cluster_nodes as nodes
-from tests.bench._cluster_fake import IDLE_WORKERS
+from tests.bench._cluster_fake import IDLE_WORKERS, environment
 from tests.bench._cluster_faults_side import ENGINE_CPUS, NUM_EVALUATED, NUM_REQUESTS, STAGES
 from tests.bench._training import ROOT
 from trimtab.artifacts import read_log, read_record
@@ -32,7 +31,7 @@ from trimtab.console import quiet, say
 from trimtab.schemas import Generation, iter_groups, read_rows
 
 KINDS = ("raylet", "node", "driver", "store", "slow")
-NUM_DRILLS, SEED, LIMIT_S = 10, 7, 300.0
+NUM_DRILLS, SEED, LIMIT_S = 10, 7, 480.0
 STRUCK = STAGES[:-1]
 NODE_CPUS, STORE_BYTES = ENGINE_CPUS + 1, 150 * 2**20
 SLOW_SHARE, SLOW_S = 0.8, 30.0
@@ -64,19 +63,19 @@ class Expected:
 
 
 def plans(number: int, seed: int) -> list[Plan]:
-    """Each kind equally often, at a stage and a moment of the seed's choosing."""
+    """Each kind and each stage equally often; which meet, and when, is of the seed's choosing."""
     rng = random.Random(seed)
-    return [Plan(KINDS[i % len(KINDS)], rng.choice(STRUCK), rng.uniform(0.05, 0.8)) for i in range(number)]
+    stages = rng.sample(STRUCK * -(-number // len(STRUCK)), number)
+    return [Plan(KINDS[i % len(KINDS)], stage, rng.uniform(0.05, 0.8)) for i, stage in enumerate(stages)]
 
 
 def run() -> tuple[dict[str, Any], dict[str, Any]]:
     """Shares over all drills, and each drill's own counts."""
-    os.environ |= RAY_ENV | IDLE_WORKERS
     with tempfile.TemporaryDirectory(prefix="tf-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
-        os.environ |= {"HOME": scratch, "RAY_TMPDIR": scratch}  # where the cluster class notes its address
-        (folder / "ray").mkdir()
-        with quiet(folder / "log"):
+        (folder / "ray").mkdir()  # where Ray's cluster class notes its address
+        own = RAY_ENV | IDLE_WORKERS | {"HOME": scratch, "RAY_TMPDIR": scratch}
+        with environment(**own), quiet(folder / "log"):
             ground = Ground(folder)
             try:
                 expected = ground.expect()
@@ -150,9 +149,10 @@ class Ground:
         groups = frozenset(group.id for group in iter_groups(output / "groups"))
         return Expected(output, ids, groups, units, time.monotonic() - started)
 
-    def working(self) -> Any:
-        """The worker node that does the work now."""
-        return next((node for node in self.workers if nodes.titled(node, *ACTORS)), self.workers[0])
+    def working(self) -> tuple[Any, bool]:
+        """The worker node that does the work now, and whether one does; else any."""
+        busy = [node for node in self.workers if nodes.titled(node, *ACTORS)]
+        return (busy or self.workers)[0], bool(busy)
 
     def replace(self, node: Any) -> None:
         """A node that was lost comes back as another one, as an autoscaler would have it."""
@@ -164,7 +164,7 @@ class Drill:
 
     def __init__(self, ground: Ground, expected: Expected, number: int, plan: Plan) -> None:
         self.ground, self.expected, self.plan, self.name = ground, expected, plan, f"drill-{number}"
-        self.output = ground.folder / self.name
+        self.output, self.hit_the_work = ground.folder / self.name, False
         self.before = STAGES[: STAGES.index(plan.stage)]
 
     def run(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Drill:
             self._strike(process, lasting)
             recovered, starts = self._finish(process)
         found = {"kind": self.plan.kind, "stage": self.plan.stage, "share": round(self.plan.share, 2),
-                 "starts": starts, "recovered_after_s": round(recovered, 1),
+                 "node_was_at_work": self.hit_the_work, "starts": starts, "recovered_after_s": round(recovered, 1),
                  "seconds": round(time.monotonic() - started, 1), **self._counts()}  # fmt: skip
         say(f"  {found}")
         return found
@@ -191,7 +191,8 @@ class Drill:
             time.sleep(0.02)
 
     def _strike(self, process: subprocess.Popen[bytes], lasting: contextlib.ExitStack) -> None:
-        ground, node = self.ground, self.ground.working()
+        ground = self.ground
+        node, self.hit_the_work = ground.working()
         if self.plan.kind == "driver":
             process.kill()
         elif self.plan.kind == "raylet":

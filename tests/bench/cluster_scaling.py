@@ -6,7 +6,6 @@ Nodes are processes that Ray's real autoscaler starts by its fake multi-node pro
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 
 from tests import tiny
 from tests.bench._cluster_engine import SLEEP_S
-from tests.bench._cluster_fake import RAY, FakeCluster, autoscaling
+from tests.bench._cluster_fake import RAY, FakeCluster, autoscaling, environment
 from tests.bench._cluster_scaling_side import ENGINE_CPUS, NODE_CPUS, ROWS_PER_BATCH
 from tests.bench._cluster_serve_side import REPLICAS
 from tests.bench._training import ROOT, side
@@ -38,12 +37,12 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
             given = {"address": cluster.address, "folder": scratch, "model": str(folder / "model"),
                      "runs": [[max(ACTORS), WARM_UP], *([number, BATCHES] for number in ACTORS)],
                      "down_s": DOWN_LIMIT_S}  # fmt: skip
-            os.environ |= {"HOME": cluster.env["HOME"]}
-            found = side("tests.bench._cluster_scaling_side", given, folder / "side.log")
-            say(f"  {found}")
             asked = {"address": cluster.address, "folder": scratch, "down_s": DOWN_LIMIT_S}
-            served = side("tests.bench._cluster_serve_side", asked, folder / "serve.log")
-            say(f"  {served}")
+            with environment(HOME=cluster.env["HOME"]):
+                found = side("tests.bench._cluster_scaling_side", given, folder / "side.log")
+                say(f"  {found}")
+                served = side("tests.bench._cluster_serve_side", asked, folder / "serve.log")
+                say(f"  {served}")
     first, *measured = found["runs"]
     rates = {made["actors"]: made["batches_per_s_and_actor"] for made in measured}
     figures = {
