@@ -12,7 +12,7 @@ from typing import Any
 
 from trimtab.chat import Chat
 from trimtab.cluster import cores_of_this_host
-from trimtab.engine import VLLMEngine, engine_env, engine_kwargs
+from trimtab.engine import VLLMEngine, engine_env, engine_kwargs, weight_type
 from trimtab.schemas import PlanRow, read_rows
 
 HF_BATCH = 40
@@ -86,7 +86,7 @@ def _hf(prompts: list[list[int]], max_tokens: int, model: str, engine: VLLMEngin
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=weight_type(engine)).eval()
     tokens, prompts = 0, prompts[:HF_ROWS]
     with torch.inference_mode():
         network.generate(torch.tensor([prompts[0]]), max_new_tokens=4, do_sample=False)

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.bench._engine_side import bare_env, timed
 from trimtab.chat import Chat
-from trimtab.engine import VLLMEngine, engine_kwargs
+from trimtab.engine import VLLMEngine, engine_kwargs, weight_type
 from trimtab.schemas import PlanRow, read_rows
 
 HF_BATCH = 10
@@ -32,7 +32,7 @@ def main() -> None:
     if given["side"] == "vllm":
         made = _vllm(prompts, rows[0], given["model"], engine)
     else:
-        made = _hf(prompts, rows[0], given["model"])
+        made = _hf(prompts, rows[0], given["model"], engine)
     print(json.dumps(made | {"cases": len(rows), "cases_per_s": len(rows) / made["seconds"]}))
 
 
@@ -43,14 +43,14 @@ def _vllm(prompts: list[list[int]], like: PlanRow, model: str, engine: VLLMEngin
     return timed(prompts, sampling, model, kwargs)
 
 
-def _hf(prompts: list[list[int]], like: PlanRow, model: str) -> dict[str, Any]:
+def _hf(prompts: list[list[int]], like: PlanRow, model: str, engine: VLLMEngine) -> dict[str, Any]:
     """transformers' ``generate`` in padded batches of ten, on all cores, as the released script calls it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=weight_type(engine)).eval()
     decoding: dict[str, Any] = {"do_sample": False}
     if like.temperature:
         decoding = {"do_sample": True, "temperature": like.temperature, "top_p": like.top_p}
