@@ -140,7 +140,7 @@ def placed(folder: Path, name: str, **fields: Any) -> ServeConfig:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    return ServeConfig(port=port, ray=RayConfig(temp_dir=folder / f"ray-{name[0]}"), **fields)
+    return ServeConfig(port=port, ray=RayConfig(temp_dir=folder / f"ray-{name[0]}", num_cpus=8), **fields)
 
 
 def key_file(path: Path, grants: dict[str, keys.Grant]) -> dict[str, str]:
