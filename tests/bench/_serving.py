@@ -56,8 +56,8 @@ class Side:
             self._reply()
         deadline = time.monotonic() + START_S
         while not _is_open(self.config.port):
-            assert self.process.poll() is None, self._end_of_log()
-            assert time.monotonic() < deadline, self._end_of_log()
+            assert self.process.poll() is None, self.end_of_log()
+            assert time.monotonic() < deadline, self.end_of_log()
             time.sleep(0.5)
 
     def deploy(self, config: ServeConfig) -> None:
@@ -99,9 +99,10 @@ class Side:
         for line in self.process.stdout:
             if line.startswith(b"{"):
                 return
-        raise AssertionError(self._end_of_log())
+        raise AssertionError(self.end_of_log())
 
-    def _end_of_log(self) -> str:
+    def end_of_log(self) -> str:
+        """What it said last."""
         return f"{self.side}: {self.log.read_text(encoding='utf-8', errors='replace')[-3000:]}"
 
 
@@ -139,7 +140,7 @@ def placed(folder: Path, name: str, **fields: Any) -> ServeConfig:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    return ServeConfig(port=port, ray=RayConfig(temp_dir=folder / f"ray-{name[0]}"), **fields)
+    return ServeConfig(port=port, ray=RayConfig(temp_dir=folder / f"ray-{name[0]}", num_cpus=8), **fields)
 
 
 def key_file(path: Path, grants: dict[str, keys.Grant]) -> dict[str, str]:

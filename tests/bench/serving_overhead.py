@@ -97,7 +97,7 @@ def measured(side: Side, secrets: dict[str, str], number: int, num_requests: int
     answers = asyncio.run(in_parallel(NUM_CLIENTS, one, num_requests))
     seconds = time.perf_counter() - started
     wrong = [answer for answer in answers if answer.status != 200 or not answer.ended]
-    assert not wrong, f"{side.side}: {len(wrong)} requests failed, such as {wrong[0]}"
+    assert not wrong, f"{len(wrong)} requests failed, such as {wrong[0]}; {side.end_of_log()}"
     tokens = sum(answer.usage["completion_tokens"] for answer in answers)
     return num_requests / seconds, tokens / num_requests
 
