@@ -13,7 +13,6 @@ from trimtab.chat import Chat
 from trimtab.policy import keys
 from trimtab.safety import PRESETS
 
-
 pytestmark = pytest.mark.slow
 
 
