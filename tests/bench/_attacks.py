@@ -220,6 +220,7 @@ def raw_attacks() -> list[RawAttack]:
         "huge chunk": line + key + chunked + b"\r\nffffffffffffffff\r\n" + body,
         "negative chunk": line + key + chunked + b"\r\n-1\r\n" + body,
         "trailer with key": line + chunked + b"\r\n%x\r\n%s\r\n0\r\n%s\r\n" % (len(evil), evil, other),
+        "trailer with another key": line + key + chunked + b"\r\n%x\r\n%s\r\n0\r\n%s\r\n" % (len(evil), evil, other),
         "pipelined": line + key + length + b"\r\n" + body + inner,
         "refused, then smuggled": line + key + b"Content-Length: 300000\r\n\r\n" + inner,
         "two keys": line + key + other + length + b"\r\n" + body, "two keys, other first": line + other + key + length + b"\r\n" + body,
@@ -242,8 +243,8 @@ def raw_attacks() -> list[RawAttack]:
         + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
         b"Sec-WebSocket-Version: 13\r\n\r\n",
     }  # fmt: skip
-    two_rights = {"folded key": "all"}
-    nameless = {"trailer with key", "no version", "preface", "noise", "connect", "websocket"}
+    two_rights = {"folded key": "all", "trailer with key": "all"}
+    nameless = {"no version", "preface", "noise", "connect", "websocket"}
     return [
         RawAttack(name, raw, None if name in nameless else two_rights.get(name, "kind")) for name, raw in made.items()
     ]

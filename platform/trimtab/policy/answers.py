@@ -169,10 +169,12 @@ class Answer:
         if body and self.counts.first_token_at is None:
             self.counts.first_token_at = monotonic()
         self._kept += body[: MAX_KEPT_BYTES - len(self._kept)]
-        if not more:
-            self._read_usage(bytes(self._kept))
-            self.counts.finished = self._ended = True
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self.counts.finished = self._ended = not more
+        try:
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        finally:
+            if not more:
+                self._read_usage(bytes(self._kept))
 
     async def _events(self, body: bytes, more: bool) -> None:
         """Whole events pass at once; the beginning of one waits for its end."""

@@ -94,8 +94,9 @@ class RayLimiter:
     def _find(self) -> Any:
         import ray
 
+        # "DEFAULT": not in the placement group of the replica that asks first, with which it would end.
         options = {"name": self._name, "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached",
-                   "max_restarts": -1, "num_cpus": 0}  # fmt: skip
+                   "max_restarts": -1, "num_cpus": 0, "scheduling_strategy": "DEFAULT"}  # fmt: skip
         return ray.remote(Limits).options(**options).remote(str(self._budgets))
 
     async def ready(self) -> None:
