@@ -16,6 +16,8 @@ from trimtab.chat import Chat
 from trimtab.policy.control import ControlTokens
 from trimtab.policy.settings import GateSettings
 
+pytestmark = pytest.mark.slow
+
 GOOD = {"model": "m", "messages": [{"role": "system", "content": HARMLESS}, USER], "max_tokens": 5}
 SCOPE = {"method": "POST", "path": CHAT, "query_string": b"", "headers": [(b"host", b"x")]}
 
