@@ -243,8 +243,8 @@ def raw_attacks() -> list[RawAttack]:
         + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
         b"Sec-WebSocket-Version: 13\r\n\r\n",
     }  # fmt: skip
-    two_rights = {"folded key": "all", "trailer with key": "all"}
-    nameless = {"no version", "preface", "noise", "connect", "websocket"}
+    two_rights = {"folded key": "all"}
+    nameless = {"no version", "preface", "noise", "connect", "websocket", "trailer with key"}
     return [
         RawAttack(name, raw, None if name in nameless else two_rights.get(name, "kind")) for name, raw in made.items()
     ]

@@ -39,7 +39,7 @@ async def refuse(send: Send, refused: Refused, headers: Iterable[tuple[bytes, by
         own.append((b"retry-after", str(max(1, ceil(refused.retry_after_s))).encode()))
     if refused.status == 401:
         own.append((b"www-authenticate", b"Bearer"))
-    if refused.status in (408, 413):
+    if refused.status in (408, 411, 413):
         own.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refused.status, "headers": [*own, *headers]})
     await send({"type": "http.response.body", "body": body})

@@ -110,7 +110,6 @@ class Gate:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, whose every failure is an answer."""
-        scope = {**scope, "headers": list(scope["headers"])}  # a server may append a body's trailers to its own list
         exchange = Exchange(request_id(scope))
         try:
             await self._route(exchange, scope, receive, send)

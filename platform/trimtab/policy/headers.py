@@ -24,14 +24,17 @@ def check_headers(scope: Scope) -> None:
     """Raise where two parties could read the headers in two ways.
 
     Raises:
-        Refused: 400; the message names the header.
+        Refused: 400 or 411; the message names the header.
     """
     names = [name.lower() for name, _ in scope["headers"]]
     for name in ONCE:
         if names.count(name) > 1:
             raise bad(name.decode(), "is given twice", "send it once", "bad_header")
-    if b"content-length" in names and b"transfer-encoding" in names:
-        raise bad("transfer-encoding", "is given with content-length", "send one of them", "bad_header")
+    if (
+        b"transfer-encoding" in names
+    ):  # a server may add the trailers of a chunked body to the headers, a key among them
+        problem = "transfer-encoding: bodies come with their length; send content-length"
+        raise Refused(411, "length_required", problem, "transfer-encoding")
     if any(b"\0" in value or b"\n" in value or b"\r" in value for _, value in scope["headers"]):
         raise bad("headers", "hold a line's end", "remove it", "bad_header")
 

@@ -27,7 +27,7 @@ class Refused(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        """The HTTP status: 400, 401, 403, 404, 405, 408, 413, 415, 429 or 503."""
+        """The HTTP status: 400, 401, 403, 404, 405, 408, 411, 413, 415, 429 or 503."""
         self.reason = reason
         """A short name from a closed list, such as ``requests_per_minute``: the error's code and the metric's label."""
         self.message = message
