@@ -20,7 +20,7 @@ PACKAGE = SOURCE / "trimtab"
 # From left to right: a module imports only from groups to its left.
 LAYERS = (
     ("data", "files"),
-    ("config", "console", "host"),
+    ("config", "console", "host", "proxy"),
     ("cluster", "lease", "near_duplicates", "schemas", "safety", "stats", "stores"),
     ("artifacts",),
     ("registry",),
