@@ -17,7 +17,7 @@ LOG := $(VENV)/setup.log
 CONSTRAINTS := jobs/constraints/$(EXTRA).txt
 TORCH_CPU := torch==2.13.0+cpu
 
-.PHONY: help setup demo test test-fast check bench serve clean
+.PHONY: help setup demo test test-fast drills check bench serve clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -87,11 +87,14 @@ demo: setup ## the whole pipeline on a laptop; DATA=path of your own requests
 
 # Two processes, each with a Ray of its own: most of a slow test is one process that imports or compiles. The files go to
 # them in the order of tests/slow/conftest.py, the longest first.
-test: setup ## every test
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
+test: setup ## every test but the drills
+	$(BIN)/python -m pytest tests -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup ## the tests that need no Ray, model, server, browser or shared data
 	$(BIN)/python -m pytest tests -m "not slow and not shared and not browser" -n 2 --dist worksteal
+
+drills: setup ## the tests that take minutes: the autoscaler, nodes and engines that die
+	$(BIN)/python -m pytest tests -m drill
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .

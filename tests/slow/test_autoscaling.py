@@ -21,7 +21,7 @@ from tests.bench._cluster_scaling_side import ENGINE_CPUS, NODE_CPUS
 from trimtab.cluster import wait_for_room
 from trimtab.config import InputError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.drill]
 
 ROOT = Path(__file__).parents[2]
 

@@ -227,6 +227,7 @@ def test_audit_log_says_who_and_what_and_never_a_text(served: Served) -> None:
     assert not any(secret in text for secret in served.secrets.values())
 
 
+@pytest.mark.drill
 def test_a_dead_engine_is_noticed_and_replaced(served: Served) -> None:
     """The last test of this file: what it costs is a start of the engine."""
     before = _replica()
