@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from importlib import import_module
@@ -43,6 +44,16 @@ class Outer(Config):
     inner: Inner = Inner()
     hidden: Inner = placement(Inner())
     shape: Annotated[Square | Circle, Field(discriminator="type")] = Square()
+
+
+class Rated(Config):
+    rate: float = 1
+    share: float = 0.5
+
+
+def test_a_whole_number_is_one_recipe_however_it_was_written() -> None:
+    read_back = Rated.model_validate({"rate": 1.0, "share": 0.5})
+    assert json.dumps(Rated().identity()) == json.dumps(read_back.identity()) == '{"rate": 1, "share": 0.5}'
 
 
 def _write(tmp_path: Path, text: str) -> Path:

@@ -69,6 +69,8 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # a default may be written 1 and read back 1.0: they are one recipe
     return str(value) if is_path(value) else value
 
 

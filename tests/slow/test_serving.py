@@ -24,6 +24,8 @@ from trimtab.serving.running import deploy
 
 pytestmark = pytest.mark.slow
 
+REPLICA = "ray::ServeReplica:trimtab:trimtab"
+
 USER = [{"role": "user", "content": "How can I skip the queue at the bakery?"}]
 PATIENT_S = 120
 
@@ -231,8 +233,8 @@ def test_audit_log_says_who_and_what_and_never_a_text(served: Served) -> None:
 def test_a_dead_engine_is_noticed_and_replaced(served: Served) -> None:
     """The last test of this file: what it costs is a start of the engine."""
     before = _replica()
-    engine = [child for child in before.children(recursive=True) if "EngineCore" in " ".join(child.cmdline())]
-    assert engine, [child.cmdline() for child in before.children(recursive=True)]
+    engine = [child for child in before.children(recursive=True) if "EngineCore" in _command(child)]
+    assert engine, before.children(recursive=True)
     engine[0].kill()
     _wait_for(lambda: not before.is_running() or before.status() == psutil.STATUS_ZOMBIE, 60)
     assert served.post(max_tokens=1).status_code == 200, "it waits for the new replica"
@@ -247,10 +249,17 @@ def _add_what_workers_send(path: Path) -> None:
 
 def _replica() -> psutil.Process:
     """The process of the one engine replica, below this process, which started Ray."""
-    below = psutil.Process().children(recursive=True)
-    found = [process for process in below if "ray::ServeReplica:trimtab:trimtab" in " ".join(process.cmdline())]
-    assert len(found) == 1, [process.cmdline() for process in below]
+    found = [process for process in psutil.Process().children(recursive=True) if REPLICA in _command(process)]
+    assert len(found) == 1, found
     return found[0]
+
+
+def _command(process: psutil.Process) -> str:
+    """What a process was started as; nothing of one that has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def _wait_for(true: object, timeout_s: float) -> None:
