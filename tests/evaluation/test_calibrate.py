@@ -104,7 +104,7 @@ def test_rows_that_are_no_labels_are_quarantined_with_their_reason(tmp_path: Pat
     record = run(_config(tmp_path, [*_rows(), *bad], max_bad_share=0.5))
     assert (record.counts["labels"], record.counts["quarantined"]) == (14, 4)
     reasons = [row.reason for row in read_rows(tmp_path / "out" / "quarantine.parquet", Quarantined)]
-    assert "Input should be 'yes' or 'no'" in reasons
+    assert "label: Input should be 'yes' or 'no'" in reasons
     with pytest.raises(InputError, match=r"^labels: .*: 4 of 18 rows are bad \(row 15: "):
         run(_config(tmp_path, [*_rows(), *bad], output=tmp_path / "strict"))
 
