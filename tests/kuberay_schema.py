@@ -5,7 +5,7 @@ Written from the API reference of KubeRay 1.6 (ray.io/v1) and of Kubernetes (v1,
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -93,10 +93,19 @@ class Claim(Strict):
     claimName: Name
 
 
+class EmptyDir(Strict):
+    medium: Literal["Memory"] | None = None
+
+
+class SecretVolume(Strict):
+    secretName: Name
+
+
 class Volume(Strict):
     name: Name
     persistentVolumeClaim: Claim | None = None
-    emptyDir: dict[str, Any] | None = None
+    emptyDir: EmptyDir | None = None
+    secret: SecretVolume | None = None
 
 
 class Toleration(Strict):
@@ -108,7 +117,8 @@ class Toleration(Strict):
 class Container(Strict):
     name: Name
     image: str
-    ports: list[ContainerPort]
+    command: list[str] = []
+    ports: list[ContainerPort] = []
     env: list[Variable] = []
     envFrom: list[EnvFrom] = []
     resources: Resources
@@ -121,6 +131,7 @@ class PodSpec(Strict):
     securityContext: PodSecurity
     nodeSelector: Labels = {}
     tolerations: list[Toleration] = []
+    initContainers: list[Container] = []
     containers: Annotated[list[Container], Field(min_length=1)]
     volumes: list[Volume]
 

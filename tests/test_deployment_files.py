@@ -64,9 +64,14 @@ def test_groups_of_a_cluster_fit_one_another() -> None:
         images = {container.image for template in _templates(spec) for container in template.spec.containers}
         assert images == {"trimtab:0.1.0"}
         for template in _templates(spec):
-            volumes = {volume.name for volume in template.spec.volumes}
-            for container in template.spec.containers:
-                assert {mount.name for mount in container.volumeMounts} == volumes
+            spec_of_pod = template.spec
+            volumes = {volume.name for volume in spec_of_pod.volumes}
+            secrets = {volume.name for volume in spec_of_pod.volumes if volume.secret}
+            for container in spec_of_pod.containers:
+                assert {mount.name for mount in container.volumeMounts} == volumes - secrets
+            for container in spec_of_pod.initContainers:
+                assert secrets < {mount.name for mount in container.volumeMounts} <= volumes
+            for container in [*spec_of_pod.initContainers, *spec_of_pod.containers]:
                 assert container.resources.limits == container.resources.requests
         for group in spec.workerGroupSpecs:
             assert group.minReplicas <= group.replicas <= group.maxReplicas
@@ -121,7 +126,24 @@ def test_rayservice_serves_our_application_with_arguments_that_it_takes() -> Non
     service = schema.RayService.model_validate(_yaml(ROOT / "serve" / "rayservice.yaml")).spec
     (application,) = yaml.safe_load(service.serveConfigV2)["applications"]
     assert application["import_path"] == "serve.app:build"
-    assert ServeConfig.model_validate(application["args"]).model == "tuned@production"
+    config = ServeConfig.model_validate(application["args"])
+    assert config.model == "tuned@production"
+    assert config.host == application_host(service)
+    for template in _templates(service.rayClusterConfig):
+        (init,), (container,) = template.spec.initContainers, template.spec.containers
+        command, mode_flag, mode, source, target = init.command
+        assert (command, mode_flag, mode) == ("install", "-m", "600")
+        assert str(config.keys) == target
+        (secret,) = [volume for volume in template.spec.volumes if volume.secret]
+        places = {mount.name: mount.mountPath for mount in init.volumeMounts}
+        assert source == f"{places[secret.name]}/keys.json"
+        kept = {mount.mountPath for mount in container.volumeMounts}
+        assert {str(config.keys.parent), str(config.audit.parent)} <= kept
+
+
+def application_host(service: schema.RayServiceSpec) -> str:
+    """Where the proxies of the service listen."""
+    return str(yaml.safe_load(service.serveConfigV2)["http_options"]["host"])
 
 
 @pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.name)

@@ -364,13 +364,14 @@ def test_the_proxys_admin_socket_must_not_be_everybodys() -> None:
         assert _levels(network.admin_socket(given)) == {"ray.haproxy_socket": "ok"}
 
 
-def test_direct_streaming_needs_both_variables_and_the_proxy() -> None:
+def test_direct_streaming_needs_the_proxy_and_its_package() -> None:
     llm, proxy = {"RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1"}, {"RAY_SERVE_ENABLE_HA_PROXY": "1"}
     assert network.direct_streaming({}, True).level == "note"
-    assert network.direct_streaming(llm, True).remedy == "export RAY_SERVE_ENABLE_HA_PROXY=1"
-    assert network.direct_streaming(proxy, True).level == "warning"
+    alone = network.direct_streaming(llm, True)
+    assert (alone.level, alone.remedy) == ("warning", "export RAY_SERVE_ENABLE_HA_PROXY=1  # before ray start")
+    assert network.direct_streaming(proxy, True).level == "ok"
     assert network.direct_streaming(llm | proxy, True).level == "ok"
-    assert network.direct_streaming(llm | proxy, False).level == "error"
+    assert network.direct_streaming(proxy, False).level == "error"
 
 
 # the cluster

