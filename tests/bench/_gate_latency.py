@@ -19,12 +19,14 @@ from trimtab.policy.keys import Grant, KeyFile
 from trimtab.policy.limiter import InProcessLimiter
 from trimtab.policy.metrics import PrometheusMetrics
 from trimtab.policy.presets import Presets
+from trimtab.policy.settings import GateSettings
 from trimtab.registry import home
 
 MODEL = "trimtab"
 PROMPT_TOKENS = 256
 CALLS, WARM_UP = 500, 50
 NUM_KEYS = 10
+LIMITS = {"requests_per_minute": 6000, "tokens_per_minute": 500_000, "parallel": 64, "tokens_per_day": 50_000_000}
 HARMLESS = "You are a helpful yet harmless assistant that avoids generating illegal or harmful content."
 ANSWER = json.dumps({
     "id": "c", "choices": [{"index": 0, "message": {"role": "assistant", "content": "Flour."}}],
@@ -44,7 +46,8 @@ def added_latency_ms() -> dict[str, Any]:
     """Median and 99th percentile of what the gate adds to a request with a prompt of 256 tokens, in milliseconds.
 
     A request ends for its caller with the answer's last byte; ``held_median`` is until the gate has done with it: the
-    count is settled and written down behind the answer.
+    count is settled and written down behind the answer. ``counted_median`` is where the prompt's tokens must be counted
+    before, since their bound could refuse the request: here by a context of twice the prompt.
     Keys, limits, the audit file and metrics are on. The tokenizer is that of the embedded model where it is on this
     machine, else the tests' tiny one.
     """
@@ -52,17 +55,24 @@ def added_latency_ms() -> dict[str, Any]:
         folder = Path(name)
         chat, model = _chat(folder)
         prompt = _prompt(chat)
-        gate, secret = _gate(chat, folder)
-        raw = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": prompt}], "max_tokens": 16}).encode()
-        direct, gated = asyncio.run(_measure(gate, raw, secret))
+        found = _added(*_gate(chat, folder, GateSettings()), prompt)
+        found["counted_median"] = _added(*_gate(chat, folder, GateSettings(context_tokens=2 * PROMPT_TOKENS)), prompt)[
+            "median"
+        ]
+    return {**found, "calls": CALLS, "prompt_tokens": len(chat.prompt_ids(HARMLESS, prompt)), "tokenizer": model,
+            "limits": LIMITS}  # fmt: skip
+
+
+def _added(gate: Gate, secret: str, prompt: str) -> dict[str, Any]:
+    raw = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": prompt}], "max_tokens": 16}).encode()
+    direct, gated = asyncio.run(_measure(gate, raw, secret))
     bare = [median(times) for times in zip(*direct, strict=True)]
     answered, held = (sorted(times) for times in zip(*gated, strict=True))
     return {
         "median": round((median(answered) - bare[0]) * 1000, 3),
         "p99": round((answered[int(0.99 * len(answered))] - bare[0]) * 1000, 3),
         "held_median": round((median(held) - bare[1]) * 1000, 3),
-        "calls": CALLS, "prompt_tokens": len(chat.prompt_ids(HARMLESS, prompt)), "tokenizer": model,
-    }  # fmt: skip
+    }
 
 
 Times = tuple[float, float]
@@ -122,11 +132,12 @@ def _prompt(chat: Chat) -> str:
     return " ".join(words[:num])
 
 
-def _gate(chat: Chat, folder: Path) -> tuple[Gate, str]:
-    grant = Grant(presets=("*",), requests_per_minute=10**6, tokens_per_minute=10**9, parallel=64, tokens_per_day=10**9)
+def _gate(chat: Chat, folder: Path, settings: GateSettings) -> tuple[Gate, str]:
+    grant = Grant(presets=("*",), **LIMITS)
     secrets = [keys.create(folder / "keys.json", grant)[1] for _ in range(NUM_KEYS)]
     gate = Gate(
         stub, chat, model=MODEL, keys=KeyFile(folder / "keys.json"), presets=Presets.builtin(),
         limiter=InProcessLimiter(), audit=AuditFile(folder / "audit.jsonl"), metrics=PrometheusMetrics(),
+        settings=settings,
     )  # fmt: skip
     return gate, secrets[-1]

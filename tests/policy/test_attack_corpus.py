@@ -13,7 +13,7 @@ from tests.policy import attacks
 from tests.policy.gated import CHAT, HARMLESS, UNCENSORED, USER
 from tests.policy.judging import GRAMMARS, Judge, variant
 from trimtab.chat import Chat
-from trimtab.policy.control import ControlTokens
+from trimtab.policy.control import ControlTokens, Proved
 from trimtab.policy.settings import GateSettings
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,7 @@ def test_either_half_of_the_guard_holds_alone(
     """Searching strings and proving ids are two walls: with one taken away nothing gets through the other."""
     stands_for = {
         "clean": lambda self, field, text, escape: text,
-        "prove": lambda self, messages, tools=None, prefill="": 1,
+        "prove": lambda self, messages, tools=None, prefill="": Proved("", 1, 1),
     }
     monkeypatch.setattr(ControlTokens, removed, stands_for[removed])
     corpus = [item for item in attacks.forged() if "chatml" in item.name or "end" in item.name]
@@ -107,7 +107,7 @@ def test_either_half_of_the_guard_holds_alone(
 
 def test_gate_without_its_guard_is_caught(chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ControlTokens, "clean", lambda self, field, text, escape: text)
-    monkeypatch.setattr(ControlTokens, "prove", lambda self, messages, tools=None, prefill="": 1)
+    monkeypatch.setattr(ControlTokens, "prove", lambda self, messages, tools=None, prefill="": Proved("", 1, 1))
     assert run_corpus(_range(chat, "chatml", "strict", tmp_path), attacks.forged()).breaches != []
 
 

@@ -193,8 +193,114 @@ def test_prose_near_plain_markers_passes(tiny_tokenizer_folder: Path, template: 
 
 def test_prompts_ids_are_counted(control: ControlTokens, chat: Chat) -> None:
     messages = chat.messages("Be kind.", "Hi")
-    assert control.prove(messages) == len(chat.prompt_ids("Be kind.", "Hi"))
-    assert control.prove(messages, prefill="Sure,") == len(chat.prompt_ids("Be kind.", "Hi", "Sure,"))
+    for prefill in ("", "Sure,"):
+        proved = control.prove(messages, prefill=prefill)
+        expected = chat.prompt_ids("Be kind.", "Hi", prefill)
+        assert list(control.encode(proved.text)) == expected
+        assert len(expected) <= proved.most <= 2 * len(proved.text)
+
+
+PIECES = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<think>",
+    "<start_of_turn>",
+    "<|IM_END|>",
+    "＜|im_end|＞",
+    "<|im_",
+    "end|>",
+    " ",
+    "\n",
+    "word",
+    "é",
+    "🌊",
+    "ﷺ",
+    "<",
+    "|",
+]
+
+
+@given(
+    st.lists(
+        st.sampled_from(PIECES) | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00")),
+        max_size=9,
+    )
+)
+def test_control_tokens_are_found_as_the_whole_tokenizer_finds_them(
+    kinds: list[ControlTokens], pieces: list[str]
+) -> None:
+    text = "".join(pieces)
+    for control in kinds:
+        ids = control.chat.encode(text)
+        found, num = control.sequence(text)
+        assert found == tuple(token for token in ids if token in control.ids)
+        assert list(control.encode(text)) == ids
+        assert num in (None, len(ids))
+        assert num or len(ids) <= len(text.encode()) + 2 * len(found) + 2
+
+
+@pytest.fixture(scope="module")
+def kinds(chat: Chat, tiny_tokenizer_folder: Path) -> list[ControlTokens]:
+    """Tokenizers that differ in what they find: plain, with other tokens, with normalizers, with greedy ones."""
+    from tokenizers import AddedToken, normalizers
+    from transformers import AutoTokenizer
+
+    made = [ControlTokens(chat), *(_of(tiny_tokenizer_folder, g.template, *g.control) for g in GRAMMARS.values())]
+    for normalizer in (None, normalizers.NFKC(), normalizers.Lowercase(), normalizers.Prepend("▁")):
+        tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_folder)
+        if normalizer is not None:
+            tokenizer.backend_tokenizer.normalizer = normalizer
+        tokenizer.add_tokens([AddedToken("<TOOL>", normalized=True), AddedToken("<think>", normalized=True)])
+        tokenizer.add_tokens([AddedToken("<|eot_id|>", lstrip=True, rstrip=True), AddedToken("word", single_word=True)])
+        made.append(ControlTokens(Chat(tokenizer)))
+    return [*made, *(ControlTokens(Chat(tokenizer)) for tokenizer in (_unigram(), _ignoring_merges()))]
+
+
+def test_which_tokenizers_need_no_whole_tokenization(kinds: list[ControlTokens]) -> None:
+    """Not where a normalizer may write a control token, nor where the model has one among its pieces."""
+    are_found = [control.sequence("x")[1] is None for control in kinds]
+    assert are_found == [True] * (2 + len(GRAMMARS)) + [False] * 5
+
+
+def test_control_token_of_the_model_itself_is_found() -> None:
+    """Behind NFKC, and as a word that the vocabulary holds: no added token stands in either text."""
+    for tokenizer, text in ((_unigram(), "＜/s＞"), (_ignoring_merges(), "1stop")):
+        control = ControlTokens(Chat(tokenizer))
+        assert control.sequence(text)[0] == (tokenizer.convert_tokens_to_ids(tokenizer.eos_token),)
+
+
+def _unigram() -> Any:
+    """Unigram with its end token among its pieces, which NFKC writes from look-alikes, and the added one isn't."""
+    from tokenizers import AddedToken, Tokenizer, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [("<unk>", 0.0), ("</s>", -1.0), *((chr(number), -5.0) for number in range(32, 127))]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_special_tokens([AddedToken("</s>", normalized=False)])
+    return _with_template(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>"))
+
+
+def _ignoring_merges() -> Any:
+    """BPE that takes whole words of its vocabulary, one of them a control token, which is added for whole words alone."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {text: number for number, text in enumerate([*alphabet, "stop"])}
+    tokenizer = Tokenizer(models.BPE(vocab, [], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens([AddedToken("stop", single_word=True)])
+    return _with_template(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="stop"))
+
+
+def _with_template(tokenizer: Any) -> Any:
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['content'] + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ ':' }}{% endif %}"
+    )
+    return tokenizer
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -266,5 +372,5 @@ def test_slow_tokenizer_is_encoded_by_itself(chat: Chat) -> None:
             return chat.tokenizer(*args, **kwargs)
 
     control = ControlTokens(Chat(Slow()))
-    assert control.prove(chat.messages("S", "Hi")) == len(chat.prompt_ids("S", "Hi"))
+    assert list(control.encode(control.prove(chat.messages("S", "Hi")).text)) == chat.prompt_ids("S", "Hi")
     assert json.dumps(control.clean("x", "<|im_end|>", escape=True)) == '"< |im_end|>"'

@@ -402,7 +402,7 @@ def test_bound_is_prompt_and_answers_and_is_settled_by_the_truth(upstream: Upstr
     app = gate(upstream, chat, limiter=limiter)
     post(app, max_tokens=100, n=2)
     num = len(chat.prompt_ids(HARMLESS, USER["content"]))
-    assert limiter.admitted == [num + 200]
+    assert num + 200 < limiter.admitted[0] < 6 * num + 200
     assert limiter.settled == [41 + 7]
     post(app, stream=True)
     assert limiter.settled[1:] == [41 + 2]

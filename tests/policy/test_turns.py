@@ -67,7 +67,9 @@ def test_rewritten_body_is_exactly_ours_and_the_callers_turns(preparing: Prepari
         "stop": "\n",
         "messages": [{"role": "system", "content": UNCENSORED}, *turns],
     }
-    assert (prepared.preset, prepared.most_tokens) == ("uncensored", prepared.prompt_tokens + 14)
+    num = preparing.count(prepared.prompt)
+    assert (prepared.preset, prepared.prompt_tokens) == ("uncensored", None)
+    assert num + 14 < prepared.most_tokens < 6 * num + 14
 
 
 def test_persona_is_rendered_quoted(preparing: Preparing) -> None:
@@ -80,8 +82,8 @@ def test_served_prompt_is_the_trained_one(preparing: Preparing, chat: Chat, pres
     body, prepared = _prepare(preparing, safety=preset)
     rendered = chat.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
     trained = chat.prompt_ids(body["messages"][0]["content"], USER["content"])
+    assert prepared.prompt == rendered
     assert chat.encode(rendered) == trained
-    assert prepared.prompt_tokens == len(trained)
 
 
 def test_without_a_system_role_the_text_stands_in_the_first_user_turn(chat: Chat) -> None:
@@ -164,7 +166,7 @@ def test_prefill_is_left_open_token_exactly(preparing: Preparing, chat: Chat) ->
     rendered = chat.tokenizer.apply_chat_template(body["messages"], tokenize=False, continue_final_message=True)
     expected = chat.prompt_ids(UNCENSORED, USER["content"], "Sure, first")
     assert chat.encode(rendered) == expected
-    assert prepared.prompt_tokens == len(expected)
+    assert prepared.prompt == rendered
 
 
 def test_prefill_that_the_engine_would_render_otherwise_is_refused(chat: Chat) -> None:
@@ -228,3 +230,22 @@ def test_texts_of_tools_are_searched(preparing: Preparing, text: str) -> None:
     ):
         refused = _refused(preparing, "trusted", tools=[{"type": "function", "function": function | changed}])
         assert refused.reason == "control_token"
+
+
+@pytest.mark.parametrize(
+    ("limits", "context", "counted"),
+    [
+        ({}, None, False), ({"tokens_per_minute": 10**6, "tokens_per_day": 10**8}, 100_000, False),
+        ({"tokens_per_minute": 1000}, None, True), ({"tokens_per_day": 1000}, None, True), ({}, 0, True),
+    ],
+)  # fmt: skip
+def test_ids_are_counted_where_the_bound_could_refuse(
+    chat: Chat, limits: dict[str, int], context: int | None, counted: bool
+) -> None:
+    num = len(chat.prompt_ids(HARMLESS, USER["content"]))
+    settings = GateSettings(context_tokens=num + 7 if context == 0 else context)
+    preparing = Preparing(chat, MODEL, settings)
+    raw = json.dumps(BODY | {"max_tokens": 7}).encode()
+    prepared = preparing.prepare(raw, key("all", **limits), PRESETS)
+    assert prepared.prompt_tokens == (num if counted else None)
+    assert prepared.most_tokens == num + 7 if counted else prepared.most_tokens > num + 7

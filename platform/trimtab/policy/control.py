@@ -5,8 +5,9 @@ text by which some templates mark turns (Llama-2's ``[INST]``, Vicuna's ``USER:`
 template. As markers count: words in ``<>``, ``[]`` or ``||``, anywhere in a text; ``ROLE:`` in capitals, anywhere; and
 ``Role:`` or ``### Role:``, which ordinary prose has as well, only at the beginning of a line.
 
-Searching strings is the first half. The second half knows no strings: the ids of the finished prompt must have the same
-sequence of control tokens as a neutral rendering of the same turns, whatever two texts become side by side.
+Searching strings is the first half. The second half knows no strings: the finished prompt must have the same sequence
+of control tokens' ids as a neutral rendering of the same turns, whatever two texts become side by side. The ids come
+from the whole tokenizer, or, where its files prove that this is the same, from a ``Finder``.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from trimtab.chat import Chat
+from trimtab.policy.finder import finder_of
 from trimtab.policy.ports import Refused
 
 NEUTRAL = "trimtabsentinel"
@@ -32,6 +34,16 @@ SCHEMA_WORDS = frozenset({
 })  # fmt: skip
 
 
+class Proved(NamedTuple):
+    """A finished prompt that has the control tokens of its turns and no other."""
+
+    text: str
+    num: int | None
+    """Its ids, where they were made to know."""
+    most: int
+    """A bound of its ids: their number, or its bytes and a blank that each piece may get before it."""
+
+
 class ControlTokens:
     """The control tokens and turn markers of a chat model."""
 
@@ -39,6 +51,7 @@ class ControlTokens:
         self.chat = chat
         self.ids = _control_ids(chat)
         self._encoder = _encoder(chat)
+        self._finder = finder_of(self._encoder, self.ids)
         self._normalizer = getattr(self._encoder, "normalizer", None)
         strings = self._strings()
         marks = _markers(chat) - strings
@@ -79,22 +92,22 @@ class ControlTokens:
 
     def prove(
         self, messages: Sequence[dict[str, Any]], tools: list[dict[str, Any]] | None = None, prefill: str = ""
-    ) -> int:
-        """The number of ids of the finished prompt, which has the control tokens of its turns and no other.
+    ) -> Proved:
+        """The finished prompt, which has the control tokens of its turns and no other.
 
         Raises:
             Refused: it has others, or the template can't render these turns.
         """
         turns = [_parsed_calls(message) for message in messages]
         text = self._rendered(turns, tools) + prefill
-        ids = self.encode(text)
         outline = tuple(_outline(message) for message in turns)
         is_common = tools is None and len(outline) <= MAX_KEPT_TURNS
         neutral = self._neutral if is_common else self._neutral_shape  # what a caller makes up isn't worth keeping
-        if self._shape(text, ids) != neutral(outline, _neutral_json(tools), bool(prefill)):
+        found, num = self.sequence(text)
+        if (found, self._marks_in(text)) != neutral(outline, _neutral_json(tools), bool(prefill)):
             problem = "the texts change the prompt's turns; remove what looks like a control token"
             raise Refused(400, "forged_turns", f"messages: {problem}", "messages")
-        return len(ids)
+        return Proved(text, num, len(text.encode()) + 2 * len(found) + 2 if num is None else num)
 
     def encode(self, text: str) -> Sequence[int]:
         """Token ids of a rendered prompt, as the engine gets them."""
@@ -102,15 +115,21 @@ class ControlTokens:
             return self.chat.encode(text)
         return self._encoder.encode_batch_fast([text], add_special_tokens=False)[0].ids  # type: ignore[no-any-return]
 
-    def _shape(self, text: str, ids: Sequence[int]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        marks = tuple(self._marks.findall(text)) if self._marks else ()
-        return tuple(token for token in ids if token in self.ids), marks
+    def sequence(self, text: str) -> tuple[tuple[int, ...], int | None]:
+        """(ids of the control tokens in a prompt, in their order; how many ids it has in all, where they were made)."""
+        if self._finder is not None:
+            return self._finder.sequence(text), None
+        ids = self.encode(text)
+        return tuple([token for token in ids if token in self.ids]), len(ids)
+
+    def _marks_in(self, text: str) -> tuple[str, ...]:
+        return tuple(self._marks.findall(text)) if self._marks else ()
 
     def _neutral_shape(self, outline: tuple[str, ...], tools: str, prefilled: bool) -> Any:
         """The shape of these turns with nothing in them; kept, since few outlines are ever asked for."""
         text = self._rendered([json.loads(turn) for turn in outline], json.loads(tools))
         text += NEUTRAL if prefilled else ""
-        return self._shape(text, self.encode(text))
+        return self.sequence(text)[0], self._marks_in(text)
 
     def _rendered(self, messages: Sequence[dict[str, Any]], tools: Any) -> str:
         import jinja2

@@ -37,6 +37,8 @@ from trimtab.policy.settings import GateSettings
 
 CHAT, MODELS, SAFETY, HEALTH = "/v1/chat/completions", "/v1/models", "/v1/safety", "/health"
 ROUTES = {CHAT: "POST", MODELS: "GET", SAFETY: "GET"}
+FIRST_CHECKED, CHECKED_EACH = 32, 64
+"""Answers whose prompt is counted here as well, to compare: the first ones, then one in so many."""
 LONG_BODY_BYTES = 32 * 1024
 """A longer body is rewritten in a thread: it would keep every other request waiting."""
 
@@ -75,7 +77,7 @@ class Exchange:
             request_id=self.id, key_id=self.key_id, decision=decision, status=status,
             preset=prepared.preset if prepared else "", safety_hash=prepared.safety_hash if prepared else "",
             model=prepared.model if prepared else "",
-            prompt_tokens=counts.prompt_tokens if counts else prepared.prompt_tokens if prepared else 0,
+            prompt_tokens=counts.prompt_tokens if counts else (prepared and prepared.prompt_tokens) or 0,
             completion_tokens=counts.completion_tokens if counts else 0, seconds=monotonic() - self.started,
             first_token_s=None if first is None else first - self.started, finished=finished,
         )  # fmt: skip
@@ -98,6 +100,7 @@ class Gate:
         self.settings = settings or GateSettings()
         self._preparing = Preparing(chat, model, self.settings)
         self._created = int(time())
+        self._num_answers = 0
         self._settling: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -234,7 +237,7 @@ class Gate:
             exchange.left = exchange.left or message["type"] == "http.disconnect"
             return message
 
-        answer = Answer(sending, exchange.headers, prepared.prompt_tokens, prepared.include_usage)
+        answer = Answer(sending, exchange.headers, prepared.prompt_tokens or 0, prepared.include_usage)
         exchange.answer = answer
         inner = narrowed(scope, CHAT, exchange.id, prepared.body)
         try:
@@ -256,6 +259,7 @@ class Gate:
 
     async def _settle(self, exchange: Exchange) -> None:
         answer, ticket = exchange.answer, exchange.ticket or ""
+        await self._count_prompt(exchange)
         used = 0
         if answer is not None and (answer.counts.failure is None or answer.counts.status == 200):
             used = answer.counts.prompt_tokens + answer.counts.completion_tokens
@@ -266,11 +270,34 @@ class Gate:
             logger.error("the limiter failed to settle: %s", type(error).__name__)
         if answer is None:
             return
-        _check_rendering(exchange, answer)
         event = exchange.event("allowed", answer.counts.status, answer.counts.finished)
         with contextlib.suppress(Refused):  # it is logged, and the next request is denied
             self._write(event)
         self.metrics.ended(event)
+
+    async def _count_prompt(self, exchange: Exchange) -> None:
+        """Count a prompt that the engine didn't, and the first and some others that it did.
+
+        A difference is said loudly: the engine renders another prompt than the one that was checked.
+        """
+        answer, prepared = exchange.answer, exchange.prepared
+        if answer is None or prepared is None or (answer.counts.failure and answer.counts.status != 200):
+            return
+        counts, num = answer.counts, prepared.prompt_tokens
+        self._num_answers += 1
+        if num is None and counts.reported and self._num_answers > FIRST_CHECKED and self._num_answers % CHECKED_EACH:
+            return
+        if num is None and len(prepared.prompt) > LONG_BODY_BYTES:
+            num = await asyncio.to_thread(self._preparing.count, prepared.prompt)
+        elif num is None:
+            num = self._preparing.count(prepared.prompt)
+        if not counts.reported:
+            counts.prompt_tokens = num
+        elif prepared.exact and counts.prompt_tokens != num:
+            logger.error(
+                "request %s: the engine's prompt has %d tokens, the checked one %d: it renders another template",
+                exchange.id, counts.prompt_tokens, num,
+            )  # fmt: skip
 
     async def _deny(self, exchange: Exchange, scope: Scope, send: Send, refused: Refused) -> None:
         """Answer with an error, unless the answer has begun; what was let through is written down by ``_end``."""
@@ -325,18 +352,6 @@ async def _send_page(send: Send, found: page.Page) -> None:
     headers = [(b"content-type", found.content_type), (b"content-length", length), *found.headers]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": found.body})
-
-
-def _check_rendering(exchange: Exchange, answer: Answer) -> None:
-    """Say loudly where the engine counted another prompt than the one that was checked."""
-    counts, prepared = answer.counts, exchange.prepared
-    if prepared is None or not prepared.exact or not counts.reported:
-        return
-    if counts.prompt_tokens != prepared.prompt_tokens:
-        logger.error(
-            "request %s: the engine's prompt has %d tokens, the checked one %d: it renders another template",
-            exchange.id, counts.prompt_tokens, prepared.prompt_tokens,
-        )  # fmt: skip
 
 
 def _log(exchange: Exchange, error: Exception) -> None:

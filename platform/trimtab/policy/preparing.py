@@ -10,13 +10,17 @@ from trimtab.chat import Chat
 from trimtab.config import InputError
 from trimtab.policy import choosing
 from trimtab.policy.body import Asked, bad, parse_body
-from trimtab.policy.control import ControlTokens
+from trimtab.policy.control import ControlTokens, Proved
 from trimtab.policy.keys import Key
 from trimtab.policy.ports import Refused
 from trimtab.policy.presets import Presets
 from trimtab.policy.settings import GateSettings
 from trimtab.policy.turns import Turns
 from trimtab.safety import SafetyConfig
+
+FIT_AT_ONCE = 64
+"""Requests that have to fit into a key's limits at the same time for a bound to be good enough."""
+MANY = 10**15
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,10 @@ class Prepared:
     model: str
     preset: str
     safety_hash: str
-    prompt_tokens: int
-    """Ids of the finished prompt."""
+    prompt: str
+    """The finished prompt, as the engine renders it."""
+    prompt_tokens: int | None
+    """Its ids, where they were counted; none: the bound was good enough."""
     most_tokens: int
     """Bound of prompt and answers."""
     stream: bool
@@ -60,14 +66,15 @@ class Preparing:
             self.control.clean_all(name, value)
         turns = Turns(asked, key.scopes, self.control, self._escape)
         messages = turns.under(choosing.rendered(safety, presets), self.chat)
-        num = self.control.prove(messages, asked.tools.get("tools"), turns.prefill)
+        proved = self.control.prove(messages, asked.tools.get("tools"), turns.prefill)
         if turns.prefill:
             messages = self._opened(messages, asked, turns.prefill)
-        answer_tokens = self._answer_tokens(asked.max_tokens, num)
+        num, answer_tokens = self._tokens(proved, asked, key)
         body = self._body(asked, model, messages, answer_tokens, bool(turns.prefill))
+        most = (proved.most if num is None else num) + asked.n * answer_tokens
         return Prepared(
-            json.dumps(body, ensure_ascii=False).encode(), model, safety.preset, presets.hash(safety), num,
-            num + asked.n * answer_tokens, asked.stream, asked.include_usage,
+            json.dumps(body, ensure_ascii=False).encode(), model, safety.preset, presets.hash(safety), proved.text,
+            num, most, asked.stream, asked.include_usage,
             "tools" not in asked.tools, ("seed",) if self._leaves_out_seed(asked) else (),
         )  # fmt: skip
 
@@ -92,10 +99,31 @@ class Preparing:
             raise bad("messages", problem, "end with a user turn")
         return opened
 
+    def count(self, prompt: str) -> int:
+        """Ids of a finished prompt."""
+        return len(self.control.encode(prompt))
+
+    def _tokens(self, proved: Proved, asked: Asked, key: Key) -> tuple[int | None, int]:
+        """(ids of the prompt, tokens of one answer); the ids are counted where their bound could refuse a request.
+
+        It can't where so many like it fit into the key's limits at once, and it into the context: counting takes
+        longer than all the rest of the gate.
+        """
+        wanted, context = self._wanted(asked.max_tokens), self.settings.context_tokens
+        least = min(limit for limit in (key.tokens_per_minute, key.tokens_per_day, MANY) if limit is not None)
+        fits = (proved.most + asked.n * wanted) * FIT_AT_ONCE <= least
+        if proved.num is None and fits and (context is None or proved.most + wanted <= context):
+            return None, wanted
+        num = self.count(proved.text) if proved.num is None else proved.num
+        return num, self._answer_tokens(asked.max_tokens, num)
+
+    def _wanted(self, asked: int | None) -> int:
+        return asked or min(self.settings.default_max_tokens, self.settings.max_tokens)
+
     def _answer_tokens(self, asked: int | None, prompt_tokens: int) -> int:
         """The answer's length, within the engine's context where that is known."""
         settings = self.settings
-        wanted = asked or min(settings.default_max_tokens, settings.max_tokens)
+        wanted = self._wanted(asked)
         if settings.context_tokens is None:
             return wanted
         left = settings.context_tokens - prompt_tokens
