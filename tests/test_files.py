@@ -135,8 +135,8 @@ def test_folders_are_listed_by_name(where: str, tmp_path: Path, store: UPath) ->
 
 def test_work_over_a_store_keeps_its_order(store: UPath) -> None:
     paths = [store / str(number) for number in range(40)]
-    assert at_once(lambda path: path.name, paths) == [str(number) for number in range(40)]
-    assert at_once(lambda path: path.name, []) == []
+    assert list(at_once(lambda path: path.name, paths)) == [str(number) for number in range(40)]
+    assert list(at_once(lambda path: path.name, [])) == []
 
 
 def test_arrow_takes_local_paths_as_they_are(tmp_path: Path, store: UPath) -> None:

@@ -143,12 +143,13 @@ def _matching(folder: UPath, pattern: str) -> list[UPath]:
     return [folder / name for name in names if fnmatchcase(name, pattern)]
 
 
-def at_once(work: Callable[[AnyPath], Result], paths: Sequence[AnyPath]) -> list[Result]:
+def at_once(work: Callable[[AnyPath], Result], paths: Sequence[AnyPath]) -> Iterator[Result]:
     """``work`` of every path, in order: one after the other here, many side by side where each waits for a store."""
     if not paths or isinstance(paths[0], Path):
-        return [work(path) for path in paths]
+        yield from map(work, paths)
+        return
     with ThreadPoolExecutor(NUM_REQUESTS) as pool:
-        return list(pool.map(work, paths))
+        yield from pool.map(work, paths)
 
 
 def arrow_paths(paths: Sequence[AnyPath]) -> tuple[Any, list[str]]:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.bench._serving import Answer, Side, ask, in_parallel, key_file, placed, sides, tiny_model
 from trimtab.console import say
 from trimtab.engine import VLLMEngine
@@ -26,6 +28,7 @@ QUIET_S = 5.0
 WHOLE_S = 600.0  # two starts of an engine, one after the other, where its libraries take a minute to load
 ENGINE = VLLMEngine(kv_cache_gib=1, cores_per_actor=1, max_num_seqs=16, max_model_len=1024)
 REPLICA, CORE = "ray::ServeReplica:trimtab:trimtab", "EngineCore"
+LEAST_CORES = 0.05
 PRESETS = "presets:\n  brief: You answer in one sentence, number {number}.\n"
 
 
@@ -117,9 +120,25 @@ def _kill_engine(side: Side) -> None:
 
 
 def _kill_replica(side: Side) -> None:
+    """The replica that works most: one that gets no requests would fail none."""
     before = _replicas(side)
-    side.processes(REPLICA)[0].kill()
+    busy = _busy_cores(side)
+    victim = max(busy, key=lambda pid: busy[pid])
+    say(f"  replicas keep {sorted(busy.values())} cores busy; kills the busiest")
+    assert busy[victim] > LEAST_CORES, f"no replica works: {busy}"
+    psutil.Process(victim).kill()
     _wait_until(lambda: _whole(side, before))
+
+
+def _busy_cores(side: Side, seconds: float = 2.0) -> dict[int, float]:
+    """Cores that each replica's process keeps busy, by pid."""
+    replicas = side.processes(REPLICA)
+    before = [sum(process.cpu_times()[:2]) for process in replicas]
+    time.sleep(seconds)
+    return {
+        process.pid: round((sum(process.cpu_times()[:2]) - used) / seconds, 3)
+        for process, used in zip(replicas, before, strict=True)
+    }
 
 
 def _update(side: Side) -> None:

@@ -283,7 +283,7 @@ def _unigram() -> Any:
 
 
 def _ignoring_merges() -> Any:
-    """BPE that takes whole words of its vocabulary, one of them a control token, which is added for whole words alone."""
+    """BPE that takes whole words of its vocabulary; one is a control token, added for whole words alone."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
