@@ -37,16 +37,16 @@ def save_tokenizer(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def save_model(tokenizer_folder: Path, folder: Path) -> None:
-    """A random two-layer Llama (bfloat16 safetensors) with the tokenizer, the same each time."""
+def save_model(tokenizer_folder: Path, folder: Path, num_heads: int = 2, num_layers: int = 2) -> None:
+    """A random Llama (bfloat16 safetensors) with the tokenizer, the same each time; a head has 64 dimensions."""
     import torch
     from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, head_dim=64, max_position_embeddings=2048, tie_word_embeddings=True,
+        vocab_size=len(tokenizer), hidden_size=64 * num_heads, intermediate_size=128 * num_heads,
+        num_hidden_layers=num_layers, num_attention_heads=num_heads, num_key_value_heads=num_heads, head_dim=64, max_position_embeddings=2048, tie_word_embeddings=True,
         initializer_range=0.1, **ids,
     )  # fmt: skip
     with torch.random.fork_rng():

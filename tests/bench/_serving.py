@@ -151,12 +151,12 @@ def key_file(path: Path, grants: dict[str, keys.Grant]) -> dict[str, str]:
         raise AssertionError(str(error)) from error
 
 
-def tiny_model(folder: Path) -> Path:
-    """The random two-layer model."""
+def tiny_model(folder: Path, **size: int) -> Path:
+    """The random two-layer model, or one of another size (see ``tiny.save_model``)."""
     path = folder / "model"
     path.mkdir()
     tiny.save_tokenizer(path)
-    tiny.save_model(path, path)
+    tiny.save_model(path, path, **size)
     return path
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from trimtab.policy.keys import Key
 from trimtab.policy.limiter import InProcessLimiter
 from trimtab.policy.ports import Refused
 from trimtab.serving import limits
-from trimtab.serving.limits import Bounded, Limits
+from trimtab.serving.limits import SETTLE_AFTER_S, Bounded, Limits, RayLimiter
 
 KEY = Key(id="k", sha256="0" * 64, tokens_per_day=100)
 
@@ -25,7 +27,7 @@ def test_a_days_budget_outlives_the_actor(tmp_path: Path, monkeypatch: pytest.Mo
         actor = Limits(str(path))
         ticket = await actor.admit(KEY, 90)
         assert isinstance(ticket, str)
-        await actor.settle(ticket, 70)
+        await actor.settle([(ticket, 70)])
         await asyncio.sleep(0.1)
 
     asyncio.run(spend())
@@ -53,6 +55,57 @@ def test_a_budget_that_cannot_be_written_down_is_not_spent(tmp_path: Path, monke
             await actor.admit(KEY, 10)
 
     asyncio.run(spend())
+
+
+class Calls:
+    """The actor's handle: calls go to an actor in this process, or fail."""
+
+    def __init__(self, path: Path) -> None:
+        self.limits, self.seen, self.fails = Limits(str(path)), list[str](), False
+
+    def __getattr__(self, name: str) -> Any:
+        def remote(*args: Any) -> Any:
+            self.seen.append(name)
+            return asyncio.ensure_future(getattr(self.limits, name)(*args) if not self.fails else self._failed())
+
+        return SimpleNamespace(remote=remote)
+
+    async def _failed(self) -> None:
+        raise ConnectionError("the actor is away")
+
+
+def test_an_ended_request_is_settled_with_the_next_admission_or_soon(tmp_path: Path) -> None:
+    actor, alone = Calls(tmp_path / "budgets.json"), KEY.model_copy(update={"parallel": 1})
+
+    async def ask() -> None:
+        limiter = RayLimiter("name", tmp_path)
+        limiter._found = actor
+        first = await limiter.admit(alone, 10)
+        await limiter.settle(first, 10)
+        second = await limiter.admit(alone, 10)
+        assert actor.seen == ["admit", "admit"]
+        await limiter.settle(second, 10)
+        await asyncio.sleep(4 * SETTLE_AFTER_S)
+        assert actor.seen == ["admit", "admit", "settle"]
+        assert isinstance(await actor.limits.admit(alone, 10), str)
+
+    asyncio.run(ask())
+
+
+def test_a_settlement_that_did_not_get_through_goes_with_the_next(tmp_path: Path) -> None:
+    actor, alone = Calls(tmp_path / "budgets.json"), KEY.model_copy(update={"parallel": 1})
+
+    async def ask() -> None:
+        limiter = RayLimiter("name", tmp_path)
+        limiter._found = actor
+        await limiter.settle(await limiter.admit(alone, 10), 10)
+        actor.fails = True
+        with pytest.raises(ConnectionError):
+            await limiter.admit(alone, 10)
+        actor.fails = False
+        assert isinstance(await limiter.admit(alone, 10), str)
+
+    asyncio.run(ask())
 
 
 def test_a_full_replica_refuses_and_a_settled_request_makes_room() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ from trimtab.policy.ports import Limiter, Refused
 NAMESPACE = "trimtab"
 SAVE_EVERY_S = 1.0
 BUSY_RETRY_S = 1.0
+SETTLE_AFTER_S = 0.005
+"""So long a request that has ended waits for another's admission to go along with; a call costs milliseconds."""
 Refusal = tuple[int, str, str, str | None, float | None]
+Ended = Sequence[tuple[str, int]]
+"""(ticket, tokens) of requests."""
 
 logger = logging.getLogger("trimtab.serving")
 
@@ -37,12 +41,16 @@ class Limits:
         if self._file.is_file():
             self._limiter.restore(json.loads(self._file.read_text(encoding="utf-8")))
 
-    async def admit(self, key: Key, tokens: int) -> str | Refusal:
+    async def admit(self, key: Key, tokens: int, ended: Ended = ()) -> str | Refusal:
         """A ticket, or the parts of a ``Refused``.
+
+        Args:
+            ended: requests to settle first.
 
         Raises:
             OSError: the key has a budget and what was taken of it can't be written down.
         """
+        await self.settle(ended)
         if self._unsaved and key.tokens_per_day is not None:
             self._save()
         try:
@@ -52,10 +60,12 @@ class Limits:
         self._save_soon()
         return ticket
 
-    async def settle(self, ticket: str, tokens: int) -> None:
-        """As ``Limiter.settle``."""
-        await self._limiter.settle(ticket, tokens)
-        self._save_soon()
+    async def settle(self, ended: Ended) -> None:
+        """As ``Limiter.settle``, of several."""
+        for ticket, tokens in ended:
+            await self._limiter.settle(ticket, tokens)
+        if ended:
+            self._save_soon()
 
     async def ready(self) -> None:
         """Answer."""
@@ -84,6 +94,8 @@ class RayLimiter:
     def __init__(self, name: str, budgets: Path) -> None:
         self._name, self._budgets = name, budgets
         self._found: Any = None
+        self._ended: list[tuple[str, int]] = []
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def _actor(self) -> Any:
@@ -107,10 +119,13 @@ class RayLimiter:
         """As ``Limiter.admit``."""
         from ray.exceptions import ActorDiedError
 
+        ended, self._ended = self._ended, []
         try:
-            answer = await self._actor.admit.remote(key, tokens)
-        except ActorDiedError:  # for good: somebody ended it
-            self._found = None
+            answer = await self._actor.admit.remote(key, tokens, ended)
+        except BaseException as error:
+            self._ended = ended + self._ended  # whoever was settled before is not settled again
+            if isinstance(error, ActorDiedError):  # for good: somebody ended it
+                self._found = None
             raise
         if isinstance(answer, str):
             return answer
@@ -118,7 +133,15 @@ class RayLimiter:
 
     async def settle(self, ticket: str, tokens: int) -> None:
         """As ``Limiter.settle``; nobody waits for it."""
-        self._actor.settle.remote(ticket, tokens)
+        self._ended.append((ticket, tokens))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SETTLE_AFTER_S, self._settle_now)
+
+    def _settle_now(self) -> None:
+        self._timer = None
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._actor.settle.remote(ended)
 
 
 def end_limits(name: str) -> None:
