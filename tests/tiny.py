@@ -46,8 +46,8 @@ def save_model(tokenizer_folder: Path, folder: Path, num_heads: int = 2, num_lay
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64 * num_heads, intermediate_size=128 * num_heads,
-        num_hidden_layers=num_layers, num_attention_heads=num_heads, num_key_value_heads=num_heads, head_dim=64, max_position_embeddings=2048, tie_word_embeddings=True,
-        initializer_range=0.1, **ids,
+        num_hidden_layers=num_layers, num_attention_heads=num_heads, num_key_value_heads=num_heads, head_dim=64,
+        max_position_embeddings=2048, tie_word_embeddings=True, initializer_range=0.1, **ids,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
