@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trimtab.policy.keys import Key
-from trimtab.policy.limiter import InProcessLimiter
+from trimtab.policy.limiter import Allowance, InProcessLimiter
 from trimtab.policy.ports import Refused
 from trimtab.serving import limits
 from trimtab.serving.limits import SETTLE_AFTER_S, Bounded, Limits, RayLimiter
@@ -25,9 +25,9 @@ def test_a_days_budget_outlives_the_actor(tmp_path: Path, monkeypatch: pytest.Mo
 
     async def spend() -> None:
         actor = Limits(str(path))
-        ticket = await actor.admit(KEY, 90)
+        ticket = await _admit(actor, 90)
         assert isinstance(ticket, str)
-        await actor.settle([(ticket, 70)])
+        await actor.step([], [(ticket, 70)])
         await asyncio.sleep(0.1)
 
     asyncio.run(spend())
@@ -38,21 +38,24 @@ def test_a_days_budget_outlives_the_actor(tmp_path: Path, monkeypatch: pytest.Mo
     assert refusal[:2] == (429, "tokens_per_day")
 
 
-async def _admit(actor: Limits, tokens: int) -> str | limits.Refusal:
-    return await actor.admit(KEY, tokens)
+async def _admit(actor: Limits, tokens: int, key: Key = KEY) -> str | limits.Refusal:
+    (answer,) = await actor.step([(tuple(Allowance.of(key)), tokens)], [])
+    return answer
 
 
 def test_a_budget_that_cannot_be_written_down_is_not_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of keys without a budget, in the same call, are."""
     monkeypatch.setattr(limits, "SAVE_EVERY_S", 0.01)
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
 
     async def spend() -> None:
         actor = Limits(str(tmp_path / "file" / "budgets.json"))
-        assert isinstance(await actor.admit(KEY, 10), str)
+        assert isinstance(await _admit(actor, 10), str)
         await asyncio.sleep(0.1)
-        assert isinstance(await actor.admit(KEY.model_copy(update={"tokens_per_day": None}), 10), str)
-        with pytest.raises(OSError, match="file"):
-            await actor.admit(KEY, 10)
+        without = Allowance.of(KEY.model_copy(update={"tokens_per_day": None}))
+        answers = await actor.step([(tuple(without), 10), (tuple(Allowance.of(KEY)), 10)], [])
+        assert isinstance(answers[0], str)
+        assert answers[1][:2] == (503, "limiter_down")
 
     asyncio.run(spend())
 
@@ -61,49 +64,86 @@ class Calls:
     """The actor's handle: calls go to an actor in this process, or fail."""
 
     def __init__(self, path: Path) -> None:
-        self.limits, self.seen, self.fails = Limits(str(path)), list[str](), False
+        self.limits, self.seen = Limits(str(path)), list[str]()
+        self.fails, self.delay_s = False, 0.0
 
     def __getattr__(self, name: str) -> Any:
         def remote(*args: Any) -> Any:
             self.seen.append(name)
-            return asyncio.ensure_future(getattr(self.limits, name)(*args) if not self.fails else self._failed())
+            return asyncio.ensure_future(self._called(name, *args))
 
         return SimpleNamespace(remote=remote)
 
-    async def _failed(self) -> None:
-        raise ConnectionError("the actor is away")
+    async def _called(self, name: str, *args: Any) -> Any:
+        await asyncio.sleep(self.delay_s)
+        if self.fails:
+            raise ConnectionError("the actor is away")
+        return await getattr(self.limits, name)(*args)
+
+
+ALONE = KEY.model_copy(update={"parallel": 1})
+
+
+def _replica(actor: Calls, tmp_path: Path) -> RayLimiter:
+    limiter = RayLimiter("name", tmp_path)
+    limiter._found = actor
+    return limiter
 
 
 def test_an_ended_request_is_settled_with_the_next_admission_or_soon(tmp_path: Path) -> None:
-    actor, alone = Calls(tmp_path / "budgets.json"), KEY.model_copy(update={"parallel": 1})
+    actor = Calls(tmp_path / "budgets.json")
 
     async def ask() -> None:
-        limiter = RayLimiter("name", tmp_path)
-        limiter._found = actor
-        first = await limiter.admit(alone, 10)
-        await limiter.settle(first, 10)
-        second = await limiter.admit(alone, 10)
-        assert actor.seen == ["admit", "admit"]
+        limiter = _replica(actor, tmp_path)
+        await limiter.settle(await limiter.admit(ALONE, 10), 10)
+        second = await limiter.admit(ALONE, 10)
+        assert len(actor.seen) == 2
         await limiter.settle(second, 10)
         await asyncio.sleep(4 * SETTLE_AFTER_S)
-        assert actor.seen == ["admit", "admit", "settle"]
-        assert isinstance(await actor.limits.admit(alone, 10), str)
+        assert len(actor.seen) == 3
+        assert isinstance(await _admit(actor.limits, 10, ALONE), str)
+
+    asyncio.run(ask())
+
+
+def test_what_is_asked_at_once_is_one_call_and_each_gets_its_own_answer(tmp_path: Path) -> None:
+    actor = Calls(tmp_path / "budgets.json")
+
+    async def ask() -> None:
+        limiter = _replica(actor, tmp_path)
+        found = await asyncio.gather(*(limiter.admit(ALONE, 10) for _ in range(5)), return_exceptions=True)
+        assert isinstance(found[0], str)
+        assert [error.reason for error in found[1:] if isinstance(error, Refused)] == ["parallel"] * 4
+        assert len(actor.seen) == 1
 
     asyncio.run(ask())
 
 
 def test_a_settlement_that_did_not_get_through_goes_with_the_next(tmp_path: Path) -> None:
-    actor, alone = Calls(tmp_path / "budgets.json"), KEY.model_copy(update={"parallel": 1})
+    actor = Calls(tmp_path / "budgets.json")
 
     async def ask() -> None:
-        limiter = RayLimiter("name", tmp_path)
-        limiter._found = actor
-        await limiter.settle(await limiter.admit(alone, 10), 10)
+        limiter = _replica(actor, tmp_path)
+        await limiter.settle(await limiter.admit(ALONE, 10), 10)
         actor.fails = True
         with pytest.raises(ConnectionError):
-            await limiter.admit(alone, 10)
+            await limiter.admit(ALONE, 10)
         actor.fails = False
-        assert isinstance(await limiter.admit(alone, 10), str)
+        assert isinstance(await limiter.admit(ALONE, 10), str)
+
+    asyncio.run(ask())
+
+
+def test_who_went_away_while_asking_holds_no_place(tmp_path: Path) -> None:
+    actor = Calls(tmp_path / "budgets.json")
+
+    async def ask() -> None:
+        limiter = _replica(actor, tmp_path)
+        actor.delay_s = 0.05
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(limiter.admit(ALONE, 10), 0.01)
+        await asyncio.sleep(0.2)
+        assert isinstance(await limiter.admit(ALONE, 10), str)
 
     asyncio.run(ask())
 

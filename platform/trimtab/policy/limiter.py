@@ -13,7 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from trimtab.policy.keys import Key
 from trimtab.policy.ports import Refused
@@ -92,6 +92,21 @@ class _Usage:
         return sum(taken.tokens for taken in self.in_flight.values() if taken.day == self.day)
 
 
+class Allowance(NamedTuple):
+    """What a limiter must know of a key."""
+
+    id: str
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    parallel: int | None
+    tokens_per_day: int | None
+
+    @classmethod
+    def of(cls, key: Key) -> Allowance:
+        """That of a key."""
+        return cls(key.id, key.requests_per_minute, key.tokens_per_minute, key.parallel, key.tokens_per_day)
+
+
 class InProcessLimiter:
     """The limits of the keys that one event loop serves; across processes, an actor has one of these."""
 
@@ -108,7 +123,7 @@ class InProcessLimiter:
         self._requests = MovingWindowRateLimiter(MemoryStorage())
         self._usage: dict[str, _Usage] = {}
 
-    async def admit(self, key: Key, tokens: int) -> str:
+    async def admit(self, key: Key | Allowance, tokens: int) -> str:
         """Take a request with an upper bound of its tokens.
 
         Raises:
@@ -143,7 +158,7 @@ class InProcessLimiter:
             usage = self._usage.setdefault(id, _Usage())
             usage.day, usage.day_tokens = int(budget["day"]), int(budget["tokens"])
 
-    def _count_request(self, key: Key, now: float) -> None:
+    def _count_request(self, key: Key | Allowance, now: float) -> None:
         from limits import RateLimitItemPerMinute
 
         if key.requests_per_minute is None:

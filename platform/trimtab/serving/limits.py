@@ -15,17 +15,21 @@ from typing import Any
 
 from trimtab.artifacts import write_text
 from trimtab.policy.keys import Key
-from trimtab.policy.limiter import InProcessLimiter
+from trimtab.policy.limiter import Allowance, InProcessLimiter
 from trimtab.policy.ports import Limiter, Refused
 
 NAMESPACE = "trimtab"
 SAVE_EVERY_S = 1.0
 BUSY_RETRY_S = 1.0
+DOWN_RETRY_S = 5.0
 SETTLE_AFTER_S = 0.005
 """So long a request that has ended waits for another's admission to go along with; a call costs milliseconds."""
 Refusal = tuple[int, str, str, str | None, float | None]
 Ended = Sequence[tuple[str, int]]
-"""(ticket, tokens) of requests."""
+"""(ticket, tokens) of requests that have ended."""
+Asked = Sequence[tuple[tuple[str, int | None, int | None, int | None, int | None], int]]
+"""(what the limiter must know of a key, tokens) of requests: plain values, which Ray hands over without pickling."""
+Answers = list[str | Refusal]
 
 logger = logging.getLogger("trimtab.serving")
 
@@ -41,31 +45,24 @@ class Limits:
         if self._file.is_file():
             self._limiter.restore(json.loads(self._file.read_text(encoding="utf-8")))
 
-    async def admit(self, key: Key, tokens: int, ended: Ended = ()) -> str | Refusal:
-        """A ticket, or the parts of a ``Refused``.
-
-        Args:
-            ended: requests to settle first.
-
-        Raises:
-            OSError: the key has a budget and what was taken of it can't be written down.
-        """
-        await self.settle(ended)
-        if self._unsaved and key.tokens_per_day is not None:
-            self._save()
-        try:
-            ticket = await self._limiter.admit(key, tokens)
-        except Refused as refused:
-            return refused.status, refused.reason, refused.message, refused.param, refused.retry_after_s
-        self._save_soon()
-        return ticket
-
-    async def settle(self, ended: Ended) -> None:
-        """As ``Limiter.settle``, of several."""
+    async def step(self, asked: Asked, ended: Ended) -> Answers:
+        """Settle what has ended, then admit: for each request a ticket, or the parts of a ``Refused``."""
         for ticket, tokens in ended:
             await self._limiter.settle(ticket, tokens)
-        if ended:
-            self._save_soon()
+        answers = [await self._admit(Allowance(*allowance), tokens) for allowance, tokens in asked]
+        self._save_soon()
+        return answers
+
+    async def _admit(self, key: Allowance, tokens: int) -> str | Refusal:
+        try:
+            if self._unsaved and key.tokens_per_day is not None:
+                self._save()
+            return await self._limiter.admit(key, tokens)
+        except OSError as error:  # of a budget that can't be written down nothing is spent
+            logger.error("the budgets can't be saved: %s", error.strerror)
+            return 503, "limiter_down", "limits can't be checked; come back", None, DOWN_RETRY_S
+        except Refused as refused:
+            return refused.status, refused.reason, refused.message, refused.param, refused.retry_after_s
 
     async def ready(self) -> None:
         """Answer."""
@@ -89,13 +86,18 @@ class Limits:
 
 
 class RayLimiter:
-    """The limiter of a replica: it asks the actor, which the first replica starts."""
+    """The limiter of a replica: it asks the actor, which the first replica starts.
+
+    One call at a time is on its way. What is asked meanwhile goes with the next, together with what has ended: requests
+    come and go in bursts, since an engine's steps end several at once.
+    """
 
     def __init__(self, name: str, budgets: Path) -> None:
         self._name, self._budgets = name, budgets
         self._found: Any = None
+        self._asked: list[tuple[Allowance, int, asyncio.Future[str | Refusal]]] = []
         self._ended: list[tuple[str, int]] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._calling: asyncio.Task[None] | None = None
 
     @property
     def _actor(self) -> Any:
@@ -117,31 +119,50 @@ class RayLimiter:
 
     async def admit(self, key: Key, tokens: int) -> str:
         """As ``Limiter.admit``."""
-        from ray.exceptions import ActorDiedError
-
-        ended, self._ended = self._ended, []
-        try:
-            answer = await self._actor.admit.remote(key, tokens, ended)
-        except BaseException as error:
-            self._ended = ended + self._ended  # whoever was settled before is not settled again
-            if isinstance(error, ActorDiedError):  # for good: somebody ended it
-                self._found = None
-            raise
-        if isinstance(answer, str):
-            return answer
-        raise Refused(*answer)
+        answer: asyncio.Future[str | Refusal] = asyncio.get_running_loop().create_future()
+        self._asked.append((Allowance.of(key), tokens, answer))
+        self._call()
+        found = await answer
+        if isinstance(found, str):
+            return found
+        raise Refused(*found)
 
     async def settle(self, ticket: str, tokens: int) -> None:
         """As ``Limiter.settle``; nobody waits for it."""
         self._ended.append((ticket, tokens))
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(SETTLE_AFTER_S, self._settle_now)
+        asyncio.get_running_loop().call_later(SETTLE_AFTER_S, self._call)
 
-    def _settle_now(self) -> None:
-        self._timer = None
-        if self._ended:
+    def _call(self) -> None:
+        if (self._asked or self._ended) and (self._calling is None or self._calling.done()):
+            self._calling = asyncio.ensure_future(self._calls())
+
+    async def _calls(self) -> None:
+        """Ask until nobody waits."""
+        while self._asked or self._ended:
+            asked, self._asked = [item for item in self._asked if not item[2].done()], []
             ended, self._ended = self._ended, []
-            self._actor.settle.remote(ended)
+            try:
+                found = await self._actor.step.remote([(tuple(key), tokens) for key, tokens, _ in asked], ended)
+            except Exception as error:
+                self._failed(asked, ended, error)
+                return
+            for (_, _, answer), result in zip(asked, found, strict=True):
+                if not answer.done():
+                    answer.set_result(result)
+                elif isinstance(result, str):  # who asked has gone
+                    self._ended.append((result, 0))
+
+    def _failed(self, asked: Sequence[tuple[Any, int, asyncio.Future[Any]]], ended: Ended, error: Exception) -> None:
+        """Everybody who waits is told; what has ended goes with a later call, and isn't settled twice."""
+        from ray.exceptions import ActorDiedError
+
+        if isinstance(error, ActorDiedError):  # for good: somebody ended it
+            self._found = None
+        self._ended = [*ended, *self._ended]
+        for _, _, answer in (*asked, *self._asked):
+            if not answer.done():
+                answer.set_exception(error)
+        self._asked = []
 
 
 def end_limits(name: str) -> None:
