@@ -163,6 +163,7 @@ def test_token_budget_is_vllms_own_unless_given() -> None:
 def test_batches_in_flight_hold_the_engines_sequences_twice_over() -> None:
     assert num_batches(VLLMEngine(max_num_seqs=256, rows_per_batch=32)) == 16
     assert num_batches(VLLMEngine(max_num_seqs=10, rows_per_batch=7)) == 3
+    assert num_batches(VLLMEngine(max_num_seqs=256, rows_per_batch=8, batches_per_block=4)) == 16
     assert num_batches(VLLMEngine(max_num_seqs=4, rows_per_batch=128)) == 2
     assert num_batches(VLLMEngine(num_concurrent_batches=1)) == 1
 

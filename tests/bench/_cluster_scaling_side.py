@@ -18,7 +18,7 @@ from trimtab.console import quiet
 from trimtab.engine import VLLMEngine, generate
 from trimtab.schemas import Generation, PlanRow, make_id, read_rows
 
-ROWS_PER_BATCH, ENGINE_CPUS, NODE_CPUS = 4, 2, 3
+ROWS_PER_BATCH, BATCHES_PER_BLOCK, ENGINE_CPUS, NODE_CPUS = 4, 20, 2, 3
 """An engine leaves its node a CPU, so that a node holds one engine and cheap stages."""
 
 
@@ -54,7 +54,7 @@ def generated(folder: Path, model: str, num_actors: int, batches: int) -> dict[s
                     max_tokens=8) for number in range(batches * num_actors * ROWS_PER_BATCH)]  # fmt: skip
     engine = VLLMEngine(
         num_actors=num_actors, cpus_per_actor=ENGINE_CPUS, max_num_seqs=2 * ROWS_PER_BATCH,
-        rows_per_batch=ROWS_PER_BATCH, num_concurrent_batches=4,
+        rows_per_batch=ROWS_PER_BATCH, batches_per_block=BATCHES_PER_BLOCK, num_concurrent_batches=3,
     )  # fmt: skip
     nodes, started = Nodes(), time.monotonic()
     generate(rows, folder, Path(model), engine, f"{num_actors} actors")

@@ -17,7 +17,7 @@ from typing import Any
 from tests import tiny
 from tests.bench._cluster_engine import SLEEP_S
 from tests.bench._cluster_fake import RAY, FakeCluster, autoscaling, environment
-from tests.bench._cluster_scaling_side import ENGINE_CPUS, NODE_CPUS, ROWS_PER_BATCH
+from tests.bench._cluster_scaling_side import BATCHES_PER_BLOCK, ENGINE_CPUS, NODE_CPUS, ROWS_PER_BATCH
 from tests.bench._cluster_serve_side import REPLICAS
 from tests.bench._training import ROOT, side
 from trimtab.console import say
@@ -55,7 +55,8 @@ def run() -> tuple[dict[str, Any], dict[str, Any]]:
         "serve_scale_down_s": served["down"][-1][0] if served["left"] == 0 else None,
         "serve_failed_requests": served["answers"]["failed"],
     }
-    settings = {"sleep_s": SLEEP_S, "rows_per_batch": ROWS_PER_BATCH, "batches_per_actor": BATCHES,
+    settings = {"sleep_s": SLEEP_S, "rows_per_batch": ROWS_PER_BATCH, "batches_per_block": BATCHES_PER_BLOCK,
+                "batches_per_actor": BATCHES,
                 "engine_cpus": ENGINE_CPUS, "node_cpus": NODE_CPUS, "idle_timeout_s": IDLE_S,
                 "submission": overhead, "runs": found["runs"],
                 "scale_up_s": "from the call that generates, with no workers yet, to as many nodes as engines; "

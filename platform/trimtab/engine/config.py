@@ -37,9 +37,12 @@ class VLLMEngine(Config):
     """Most tokens of one engine step; none: vLLM's own choice, when generating that of ``vllm.LLM`` (4096 on CPU, 8192
     on a GPU) and not the smaller one of a server."""
     rows_per_batch: int = placement(32, ge=1)
-    """Rows of one Ray Data batch and of one committed file: what a crash can cost."""
+    """Rows that an engine is handed at once."""
+    batches_per_block: int = placement(1, ge=1)
+    """Batches of one block, which is scheduled at once and committed as one file: what a crash can cost. Scheduling
+    takes some 50 ms of CPU a block: take more batches where an engine is done with one in much less than a second."""
     num_concurrent_batches: int | None = placement(None, ge=1)
-    """Batches in flight in one actor; none: as many as hold ``max_num_seqs`` rows twice over, since a batch makes room
+    """Blocks in flight in one actor; none: as many as hold ``max_num_seqs`` rows twice over, since a block makes room
     for the next one only when its last row is done."""
     seed: int = 0
     """Seed of the engine's sampling; with batching, a sampled text is not exactly repeatable."""
@@ -52,6 +55,11 @@ class VLLMEngine(Config):
     def most_actors(self) -> int:
         """Actors of the pool when it is largest."""
         return self.max_actors or self.num_actors
+
+    @property
+    def rows_per_block(self) -> int:
+        """Rows of one block and of one committed file."""
+        return self.rows_per_batch * self.batches_per_block
 
 
 class OpenAIEngine(Config):
@@ -75,6 +83,11 @@ class OpenAIEngine(Config):
     configurations: Literal["system", "safety"] = "system"
     """How a safety configuration is sent: as a system turn, or by its name in the body's ``safety``, which a trimtab
     endpoint wants, since it writes the system turn itself."""
+
+    @property
+    def rows_per_block(self) -> int:
+        """Rows of one block and of one committed file."""
+        return self.rows_per_batch
 
 
 EngineConfig = Annotated[VLLMEngine | OpenAIEngine, Field(discriminator="type")]

@@ -145,7 +145,7 @@ def _stream(folder: AnyPath, model: Path | None, engine: EngineConfig) -> None:
             # of the like: so reading and repartition are one stage, and no text is copied from one to the other.
             rows = ray.data.read_parquet(plan, filesystem=filesystem)
             rows = rows.map_batches(_as_it_is, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
-            rows = rows.repartition(target_num_rows_per_block=engine.rows_per_batch)
+            rows = rows.repartition(target_num_rows_per_block=engine.rows_per_block)
             rows = engine_stage(rows, model, engine)
             rows.write_parquet(
                 generations, filesystem=filesystem, ray_remote_args=LIGHT_CPUS, concurrency=LIGHT_TASKS,

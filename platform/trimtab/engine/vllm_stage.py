@@ -84,7 +84,7 @@ def _wait_for_an_engine(engine: VLLMEngine) -> None:
 
 def num_batches(engine: VLLMEngine) -> int:
     """Batches in flight in one actor."""
-    return engine.num_concurrent_batches or max(2, math.ceil(2 * engine.max_num_seqs / engine.rows_per_batch))
+    return engine.num_concurrent_batches or max(2, math.ceil(2 * engine.max_num_seqs / engine.rows_per_block))
 
 
 def num_light_tasks(engine: VLLMEngine) -> int:
