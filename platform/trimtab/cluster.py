@@ -39,6 +39,7 @@ LOCAL_ENV = {
     "REPORTER_UPDATE_INTERVAL_MS": "15000",  # of 5 s: each look at the processes costs some 100 ms of a core
 }
 """Those of a local Ray, which shares its cores with the work."""
+Bundles = Sequence[Mapping[str, float]]
 _local: dict[str, int] = {}  # what this process's own Ray has, while it runs
 _proxy_folder = contextlib.ExitStack()  # the proxy's files, while it runs
 
@@ -138,38 +139,54 @@ def most_cpus() -> int | None:
     return _local.get("cpus")
 
 
-def wait_for_room(bundles: Sequence[Mapping[str, float]], field: str, remedy: str) -> None:
+def wait_for_room(bundles: Bundles, field: str, remedy: str) -> None:
+    """Wait as ``room_for`` does, and ask no longer."""
+    with room_for(bundles, field, remedy):
+        pass
+
+
+@contextlib.contextmanager
+def room_for(bundles: Bundles, field: str, remedy: str, more: Sequence[Bundles] = ()) -> Iterator[None]:
     """Wait until the cluster has nodes for these bundles together, whoever uses them now; its autoscaler is asked.
 
-    Ray itself would wait for ever, also for what no node of the cluster could ever be.
+    Ray itself would wait for ever, also for what no node of the cluster could ever be. What is asked for stays asked
+    for while the block runs, so that all nodes start at once; whoever ends in it asks for nothing any more.
 
     Args:
         bundles: what is asked of Ray, such as ``[{"CPU": 4, "GPU": 1}]``.
         field: the setting that asks for it.
         remedy: how to ask for less.
+        more: what will be needed besides, and is not waited for.
 
     Raises:
         InputError: a local Ray has not so much, the autoscaler has no node type that could, or the nodes did not come.
     """
     import ray
 
-    if _fits(bundles):
-        return
-    asked = " + ".join(", ".join(f"{amount:g} {name}" for name, amount in bundle.items()) for bundle in bundles)
-    if _local:
+    if _local and not _fits(bundles):
         has = ", ".join(f"{ray.cluster_resources().get(name, 0):g} {name}" for name in ("CPU", "GPU"))
-        raise InputError(field, asked, f"this Ray has {has}", f"{remedy}, or raise ray.num_cpus")
-    say(f"  waiting for nodes: no node of this cluster has {asked} yet")
-    group = ray.util.placement_group([dict(bundle) for bundle in bundles])
+        raise InputError(field, _listed(bundles), f"this Ray has {has}", f"{remedy}, or raise ray.num_cpus")
+    everything = [bundle for asked in (bundles, *more) for bundle in asked]
+    if _local or _fits(everything):
+        yield
+        return
+    groups = [ray.util.placement_group([dict(bundle) for bundle in asked]) for asked in (bundles, *more)]
     try:
-        problem = _problem_of_waiting(bundles)
+        if not _fits(bundles):
+            say(f"  waiting for nodes: no node of this cluster has {_listed(bundles)} yet")
+        if problem := _problem_of_waiting(bundles):
+            raise InputError(field, _listed(bundles), problem, f"{remedy}, or give the cluster larger or more nodes")
+        yield
     finally:
-        ray.util.remove_placement_group(group)
-    if problem:
-        raise InputError(field, asked, problem, f"{remedy}, or give the cluster larger or more nodes")
+        for group in groups:
+            ray.util.remove_placement_group(group)
 
 
-def _problem_of_waiting(bundles: Sequence[Mapping[str, float]]) -> str | None:
+def _listed(bundles: Bundles) -> str:
+    return " + ".join(", ".join(f"{amount:g} {name}" for name, amount in bundle.items()) for bundle in bundles)
+
+
+def _problem_of_waiting(bundles: Bundles) -> str | None:
     """Wait for room; why there will be none."""
     started = time.monotonic()
     impossible_since: float | None = None
@@ -184,7 +201,7 @@ def _problem_of_waiting(bundles: Sequence[Mapping[str, float]]) -> str | None:
     return None
 
 
-def _fits(bundles: Sequence[Mapping[str, float]]) -> bool:
+def _fits(bundles: Bundles) -> bool:
     """Whether the nodes that are alive could hold the bundles side by side if nobody else used them."""
     import ray
 
@@ -199,7 +216,7 @@ def _fits(bundles: Sequence[Mapping[str, float]]) -> bool:
     return True
 
 
-def _is_impossible(bundles: Sequence[Mapping[str, float]]) -> bool:
+def _is_impossible(bundles: Bundles) -> bool:
     """Whether the autoscaler (v2) says that no nodes it may start could hold the bundles, and none is on its way.
 
     Ray has no public call for it: this is where ``ray status`` gets its text from. Unknown through Ray's client.

@@ -18,7 +18,7 @@ from trimtab.console import quiet
 from trimtab.engine import VLLMEngine, generate
 from trimtab.schemas import Generation, PlanRow, make_id, read_rows
 
-ROWS_PER_BATCH, BATCHES_PER_BLOCK, ENGINE_CPUS, NODE_CPUS = 4, 20, 2, 3
+ROWS_PER_BATCH, BATCHES_PER_BLOCK, ENGINE_CPUS, NODE_CPUS = 1, 20, 2, 3
 """An engine leaves its node a CPU, so that a node holds one engine and cheap stages."""
 
 

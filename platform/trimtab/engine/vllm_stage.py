@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from functools import partial
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.chat import Chat
-from trimtab.cluster import cores_of_this_host, most_cpus, wait_for_room
+from trimtab.cluster import Bundles, cores_of_this_host, most_cpus, room_for
 from trimtab.config import InputError
 from trimtab.engine.config import VLLMEngine
 from trimtab.host import has_bfloat16
@@ -38,13 +39,18 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
         InputError: the engines would leave no CPU of a local Ray to read with, or a cluster can't ever hold one.
     """
     _leave_room(engine)
-    _wait_for_an_engine(engine)
+    with _room_for_engines(engine):  # the nodes start while Ray's processor is imported, which takes as long
+        processor = _processor(model, engine)
+    return processor(rows).map(_to_generation, **_light(engine))
+
+
+def _processor(model: Path, engine: VLLMEngine) -> Any:
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     # Nobody reads along: an answer is put together once, at its end.
     kind = "gpu" if engine.accelerators else "cpu"
     offline = {"max_num_batched_tokens": OFFLINE_BATCHED_TOKENS[kind], "stream_interval": engine.max_model_len}
-    light = LIGHT | {"concurrency": num_light_tasks(engine)}
+    light = _light(engine)
     has_nucleus = kind == "cpu" and "speculative_config" not in engine.engine_kwargs  # vLLM takes one of the two
     processors = {"logits_processors": [NUCLEUS]} if has_nucleus else {}
     config = vLLMEngineProcessorConfig(
@@ -59,11 +65,14 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
         log_engine_metrics=True,
         chat_template_stage=False, tokenize_stage=False, detokenize_stage=False,
     )  # fmt: skip
-    processor = build_processor(
+    return build_processor(
         config, preprocess=partial(_to_engine_row, str(model), has_nucleus),
         preprocess_map_kwargs=light, postprocess_map_kwargs=light,
     )  # fmt: skip
-    return processor(rows).map(_to_generation, **light)
+
+
+def _light(engine: VLLMEngine) -> dict[str, Any]:
+    return LIGHT | {"concurrency": num_light_tasks(engine)}
 
 
 def _leave_room(engine: VLLMEngine) -> None:
@@ -75,11 +84,12 @@ def _leave_room(engine: VLLMEngine) -> None:
         raise InputError("engine.num_actors", engine.most_actors, problem, remedy)
 
 
-def _wait_for_an_engine(engine: VLLMEngine) -> None:
-    """Wait for nodes that hold one engine and the stage that reads; the other engines come as the cluster grows."""
+def _room_for_engines(engine: VLLMEngine) -> contextlib.AbstractContextManager[None]:
+    """Wait for nodes that hold one engine and the stage that reads; those of the others are asked for as well."""
     asking = ("accelerators", "tensor_parallel_size") if engine.accelerators else ("cpus_per_actor",)
     remedy = f"lower {' or '.join(f'engine.{name}' for name in asking)}"
-    wait_for_room([*bundles(engine), {"CPU": CPUS_TO_READ}], f"engine.{asking[0]}", remedy)
+    first: Bundles = [*bundles(engine), {"CPU": CPUS_TO_READ}]
+    return room_for(first, f"engine.{asking[0]}", remedy, [bundles(engine)] * (engine.num_actors - 1))
 
 
 def num_batches(engine: VLLMEngine) -> int:
