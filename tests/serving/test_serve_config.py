@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trimtab.config import InputError, load
 from trimtab.engine import VLLMEngine
+from trimtab.policy import keys
 from trimtab.safety import PRESETS
 from trimtab.serving import ServeConfig, ServedModel, throwaway_key
 from trimtab.serving.apps import _version, gate_settings, make_gating
 from trimtab.serving.config import is_loopback, refuse_open_host
+from trimtab.serving.running import refuse_unusable_files
 
 
 def test_replicas_are_fixed_unless_a_larger_number_is_given() -> None:
@@ -71,3 +74,40 @@ def test_throwaway_key_opens_everything_and_is_gone_at_the_end() -> None:
         assert all(key.allows(preset) for preset in PRESETS)
         assert secret not in config.dump_yaml()
     assert not config.keys.exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("keys", {"keys": "FOLDER/none.json"}),
+        ("keys", {"keys": "FOLDER/open.json"}),
+        ("keys", {"keys": "FOLDER/bad.json"}),
+        ("presets", {"presets": "FOLDER/none.yaml"}),
+        ("audit", {"audit": "FOLDER/bad.json/audit.jsonl"}),
+        ("budgets", {"budgets": "FOLDER/bad.json/budgets.json"}),
+        ("adapters.pirate", {"adapters": {"pirate": "FOLDER"}}),
+    ],
+)
+def test_files_that_no_replica_could_use_are_refused_before_one_starts(
+    tmp_path: Path, field: str, values: dict[str, Any]
+) -> None:
+    (tmp_path / "bad.json").write_text('{"keys": [{"id": "a"}]}', encoding="utf-8")
+    (tmp_path / "bad.json").chmod(0o600)
+    (tmp_path / "open.json").write_text('{"keys": []}', encoding="utf-8")
+    (tmp_path / "open.json").chmod(0o644)
+    config = ServeConfig.model_validate(json.loads(json.dumps(values).replace("FOLDER", str(tmp_path))))
+    with pytest.raises(InputError) as caught:
+        refuse_unusable_files(config)
+    assert str(caught.value).startswith(f"{field}: {tmp_path}")
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_can_be_used_pass_and_leave_no_file_but_the_log(tmp_path: Path) -> None:
+    keys.create(tmp_path / "keys.json", keys.Grant())
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    refuse_unusable_files(ServeConfig(
+        keys=tmp_path / "keys.json", audit=tmp_path / "a" / "audit.jsonl", budgets=tmp_path / "b" / "budgets.json",
+        adapters={"pirate": tmp_path},
+    ))  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["audit.jsonl"]
+    assert list((tmp_path / "b").iterdir()) == []

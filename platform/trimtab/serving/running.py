@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import tempfile
@@ -14,8 +15,11 @@ from trimtab import cluster, proxy
 from trimtab.config import InputError
 from trimtab.console import say
 from trimtab.policy import keys
+from trimtab.policy.audit import AuditFile
+from trimtab.policy.keys import KeyFile
 from trimtab.serving.apps import applications
 from trimtab.serving.config import ServeConfig, refuse_open_host
+from trimtab.serving.gating import own_presets
 from trimtab.serving.limits import end_limits
 
 RELOAD_EVERY_S = 1.0
@@ -31,6 +35,8 @@ def running(config: ServeConfig) -> Iterator[str]:
     if config.keys is None:
         refuse_open_host(config.host)
     refuse_taken_port(config.host, config.port)
+    if config.ray.where is None:
+        refuse_unusable_files(config)
     cluster.connect(config.ray)
     from ray import serve  # reads its settings from the environment, which has them now
 
@@ -41,6 +47,38 @@ def running(config: ServeConfig) -> Iterator[str]:
         yield f"http://{config.host}:{config.port}/v1"
     finally:
         _end(config)
+
+
+def refuse_unusable_files(config: ServeConfig) -> None:
+    """Raise now where each replica would, after a minute; on a cluster the files are those of its nodes.
+
+    Raises:
+        InputError: the keys, the presets, the audit log, the budgets or an adapter can't be used.
+    """
+    if config.keys is not None:
+        KeyFile(config.keys)
+    own_presets(config.presets)
+    if config.audit is not None:
+        AuditFile(config.audit).close()
+    if config.budgets is not None:
+        _require_folder("budgets", config.budgets)
+    for model in (config, *config.others):
+        for name, path in model.adapters.items():
+            if not (path / "adapter_config.json").is_file():
+                problem = "is no folder of a LoRA adapter (adapter_config.json)"
+                raise InputError(f"adapters.{name}", path, problem, "name one that peft has saved")
+
+
+def _require_folder(field: str, path: Path) -> None:
+    """Make the folder of a file that will be written."""
+    folder = path.absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        problem = f"its folder can't be made ({error.strerror})"
+        raise InputError(field, path, problem, "choose a file that can be written") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(field, path, "its folder can't be written", "choose a file that can be written")
 
 
 def _end(config: ServeConfig) -> None:
