@@ -30,7 +30,19 @@ from trimtab.policy.headers import (
     too_large,
 )
 from trimtab.policy.keys import Key, Keys
-from trimtab.policy.ports import App, Audit, Event, Limiter, Message, Metrics, Receive, Refused, Scope, Send
+from trimtab.policy.ports import (
+    App,
+    Audit,
+    Event,
+    Limiter,
+    Message,
+    Metrics,
+    Receive,
+    Refused,
+    Scope,
+    Send,
+    limiter_down,
+)
 from trimtab.policy.preparing import Prepared, Preparing
 from trimtab.policy.presets import Presets
 from trimtab.policy.settings import GateSettings
@@ -211,7 +223,7 @@ class Gate:
             raise
         except Exception as error:  # a limiter that is dead, in whatever way, denies
             logger.error("the limiter failed: %s", type(error).__name__)
-            raise Refused(503, "limiter_down", "limits can't be checked; come back", retry_after_s=5) from error
+            raise limiter_down() from error
 
     def _write(self, event: Event) -> None:
         try:

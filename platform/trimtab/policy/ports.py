@@ -37,6 +37,11 @@ class Refused(Exception):
         """When to come back; the header is whole seconds, at least 1."""
 
 
+def limiter_down() -> Refused:
+    """What a request is told when its limits can't be checked."""
+    return Refused(503, "limiter_down", "limits can't be checked; come back", retry_after_s=5)
+
+
 class Limiter(Protocol):
     """Requests and tokens a minute, requests in flight and tokens a day, for each key."""
 

@@ -16,12 +16,11 @@ from typing import Any
 from trimtab.artifacts import write_text
 from trimtab.policy.keys import Key
 from trimtab.policy.limiter import Allowance, InProcessLimiter
-from trimtab.policy.ports import Limiter, Refused
+from trimtab.policy.ports import Limiter, Refused, limiter_down
 
 NAMESPACE = "trimtab"
 SAVE_EVERY_S = 1.0
 BUSY_RETRY_S = 1.0
-DOWN_RETRY_S = 5.0
 SETTLE_AFTER_S = 0.005
 """So long a request that has ended waits for another's admission to go along with; a call costs milliseconds."""
 Refusal = tuple[int, str, str, str | None, float | None]
@@ -50,7 +49,8 @@ class Limits:
         for ticket, tokens in ended:
             await self._limiter.settle(ticket, tokens)
         answers = [await self._admit(Allowance(*allowance), tokens) for allowance, tokens in asked]
-        self._save_soon()
+        if ended or any(isinstance(answer, str) for answer in answers):  # refusals change nothing
+            self._save_soon()
         return answers
 
     async def _admit(self, key: Allowance, tokens: int) -> str | Refusal:
@@ -60,9 +60,9 @@ class Limits:
             return await self._limiter.admit(key, tokens)
         except OSError as error:  # of a budget that can't be written down nothing is spent
             logger.error("the budgets can't be saved: %s", error.strerror)
-            return 503, "limiter_down", "limits can't be checked; come back", None, DOWN_RETRY_S
+            return _parts(limiter_down())
         except Refused as refused:
-            return refused.status, refused.reason, refused.message, refused.param, refused.retry_after_s
+            return _parts(refused)
 
     async def ready(self) -> None:
         """Answer."""
@@ -83,6 +83,10 @@ class Limits:
         self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_text(self._file, json.dumps(self._limiter.budgets()))
         self._unsaved = False
+
+
+def _parts(refused: Refused) -> Refusal:
+    return refused.status, refused.reason, refused.message, refused.param, refused.retry_after_s
 
 
 class RayLimiter:
