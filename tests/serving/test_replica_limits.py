@@ -14,7 +14,7 @@ from trimtab.policy.keys import Key
 from trimtab.policy.limiter import Allowance, InProcessLimiter
 from trimtab.policy.ports import Refused
 from trimtab.serving import limits
-from trimtab.serving.limits import SETTLE_AFTER_S, Bounded, Limits, RayLimiter
+from trimtab.serving.limits import LOST_AFTER_S, SETTLE_AFTER_S, Bounded, Limits, RayLimiter
 
 KEY = Key(id="k", sha256="0" * 64, tokens_per_day=100)
 
@@ -27,7 +27,7 @@ def test_a_days_budget_outlives_the_actor(tmp_path: Path, monkeypatch: pytest.Mo
         actor = Limits(str(path))
         ticket = await _admit(actor, 90)
         assert isinstance(ticket, str)
-        await actor.step([], [(ticket, 70)])
+        await actor.step("replica", [], [(ticket, 70)])
         await asyncio.sleep(0.1)
 
     asyncio.run(spend())
@@ -38,8 +38,8 @@ def test_a_days_budget_outlives_the_actor(tmp_path: Path, monkeypatch: pytest.Mo
     assert refusal[:2] == (429, "tokens_per_day")
 
 
-async def _admit(actor: Limits, tokens: int, key: Key = KEY) -> str | limits.Refusal:
-    (answer,) = await actor.step([(tuple(Allowance.of(key)), tokens)], [])
+async def _admit(actor: Limits, tokens: int, key: Key = KEY, replica: str = "replica") -> str | limits.Refusal:
+    (answer,) = await actor.step(replica, [(tuple(Allowance.of(key)), tokens)], [])
     return answer
 
 
@@ -53,7 +53,7 @@ def test_a_budget_that_cannot_be_written_down_is_not_spent(tmp_path: Path, monke
         assert isinstance(await _admit(actor, 10), str)
         await asyncio.sleep(0.1)
         without = Allowance.of(KEY.model_copy(update={"tokens_per_day": None}))
-        answers = await actor.step([(tuple(without), 10), (tuple(Allowance.of(KEY)), 10)], [])
+        answers = await actor.step("replica", [(tuple(without), 10), (tuple(Allowance.of(KEY)), 10)], [])
         assert isinstance(answers[0], str)
         assert answers[1][:2] == (503, "limiter_down")
 
@@ -144,6 +144,65 @@ def test_who_went_away_while_asking_holds_no_place(tmp_path: Path) -> None:
             await asyncio.wait_for(limiter.admit(ALONE, 10), 0.01)
         await asyncio.sleep(0.2)
         assert isinstance(await limiter.admit(ALONE, 10), str)
+
+    asyncio.run(ask())
+
+
+def test_a_killed_replicas_places_are_free_again_and_its_tokens_stay_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(limits, "monotonic", lambda: clock.now)
+    actor = Limits(str(tmp_path / "budgets.json"))
+
+    async def die() -> None:
+        assert isinstance(await _admit(actor, 60, ALONE, "killed"), str)
+        clock.now += LOST_AFTER_S
+        assert (await _admit(actor, 30, ALONE))[1] == "parallel"
+        clock.now += 1
+        assert (await _admit(actor, 50, ALONE))[1] == "tokens_per_day"
+        assert isinstance(await _admit(actor, 40, ALONE), str)
+
+    asyncio.run(die())
+
+
+def test_a_replica_with_requests_in_flight_says_that_it_is_alive_and_an_idle_one_is_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BEAT_S", 0.02)
+    monkeypatch.setattr(limits, "LOST_AFTER_S", 0.2)
+    actor = Calls(tmp_path / "budgets.json")
+
+    async def hold() -> None:
+        limiter = _replica(actor, tmp_path)
+        ticket = await limiter.admit(ALONE, 10)
+        await asyncio.sleep(0.5)
+        assert (await _admit(actor.limits, 10, ALONE, "other"))[1] == "parallel"
+        await limiter.settle(ticket, 10)
+        await asyncio.sleep(0.1)
+        calls = len(actor.seen)
+        await asyncio.sleep(0.1)
+        assert len(actor.seen) == calls
+        assert isinstance(await _admit(actor.limits, 10, ALONE, "other"), str)
+
+    asyncio.run(hold())
+
+
+def test_a_settlement_that_did_not_get_through_goes_with_the_next_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BEAT_S", 0.02)
+    actor = Calls(tmp_path / "budgets.json")
+
+    async def ask() -> None:
+        limiter = _replica(actor, tmp_path)
+        ticket = await limiter.admit(ALONE, 10)
+        actor.fails = True
+        await limiter.settle(ticket, 10)
+        await asyncio.sleep(4 * SETTLE_AFTER_S)
+        actor.fails = False
+        await asyncio.sleep(0.2)
+        assert isinstance(await _admit(actor.limits, 10, ALONE, "other"), str)
 
     asyncio.run(ask())
 

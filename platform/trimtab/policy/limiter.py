@@ -20,7 +20,7 @@ from trimtab.policy.ports import Refused
 
 MINUTE_S, DAY_S = 60.0, 86_400.0
 MAX_AGE_S = 1800.0
-"""A request that wasn't settled after this time is taken for lost, with its replica: its place is free again."""
+"""A request that wasn't settled after this time is taken for lost: its place is free again."""
 SOON_S = 1.0
 """When to come back for what ends with the requests in flight."""
 
@@ -147,6 +147,12 @@ class InProcessLimiter:
         if usage is not None:
             usage.catch_up(self._clock(), self._max_age_s)
             usage.settle(ticket, tokens)
+
+    def lose(self, ticket: str) -> None:
+        """End a request whose true count nobody will tell: its place is free, its bound stays charged."""
+        usage = self._usage.get(ticket.rpartition("/")[0])
+        if usage is not None:
+            usage.in_flight.pop(ticket, None)
 
     def budgets(self) -> dict[str, dict[str, int]]:
         """What each key has of its day, to ``restore`` after a restart; requests in flight count by their bound."""

@@ -18,6 +18,7 @@ from trimtab.policy.audit import AuditFile, NoAudit
 from trimtab.policy.gate import Gate
 from trimtab.policy.keys import KeyFile, Open
 from trimtab.policy.ports import App, Audit
+from trimtab.policy.preparing import check_presets
 from trimtab.policy.presets import Presets, require_learned
 from trimtab.policy.settings import GateSettings
 from trimtab.safety import DEFAULT_PRESET
@@ -91,8 +92,11 @@ class Gated:
         Raises:
             InputError: the first ones can't be used.
         """
+        own = user_config.get("presets") or {}
         try:
-            presets, _ = offered(user_config.get("presets") or {}, self.gating.learned, self.gating.force_presets)
+            presets, _ = offered(own, self.gating.learned, self.gating.force_presets)
+            if own:
+                check_presets(Chat.from_folder(self.gating.folder), Presets.from_values(own))
         except InputError as error:
             if not self._configured:
                 raise

@@ -2,6 +2,9 @@
 
 The actor keeps what keys took of their day in a file, written at most once a second: its death forgets a second of a
 budget and not the day. Ray starts it again when it dies, and requests are denied meanwhile; the minutes begin anew.
+
+A replica with requests in flight says so at least every few seconds. One that is not heard of any more was killed, and
+the places of its requests are free again; the tokens that they might have taken stay charged.
 """
 
 from __future__ import annotations
@@ -9,8 +12,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from trimtab.artifacts import write_text
@@ -23,6 +29,8 @@ SAVE_EVERY_S = 1.0
 BUSY_RETRY_S = 1.0
 SETTLE_AFTER_S = 0.005
 """So long a request that has ended waits for another's admission to go along with; a call costs milliseconds."""
+BEAT_S, LOST_AFTER_S = 5.0, 20.0
+"""How often a replica says that it is alive, and after how long a silence it is not."""
 Refusal = tuple[int, str, str, str | None, float | None]
 Ended = Sequence[tuple[str, int]]
 """(ticket, tokens) of requests that have ended."""
@@ -33,25 +41,51 @@ Answers = list[str | Refusal]
 logger = logging.getLogger("trimtab.serving")
 
 
+@dataclass
+class _Replica:
+    """What the actor knows of one."""
+
+    heard_at: float
+    tickets: set[str] = field(default_factory=set)
+    """Of its requests in flight."""
+
+
 class Limits:
     """The actor: the limiter of all replicas. A refusal is a value here; an exception means that it failed."""
 
     def __init__(self, budgets: str) -> None:
         self._limiter = InProcessLimiter()
         self._file = Path(budgets)
+        self._replicas: dict[str, _Replica] = {}
         self._saving: asyncio.Task[None] | None = None
         self._unsaved = False
         if self._file.is_file():
             self._limiter.restore(json.loads(self._file.read_text(encoding="utf-8")))
 
-    async def step(self, asked: Asked, ended: Ended) -> Answers:
+    async def step(self, replica: str, asked: Asked, ended: Ended) -> Answers:
         """Settle what has ended, then admit: for each request a ticket, or the parts of a ``Refused``."""
+        mine = self._heard(replica).tickets
         for ticket, tokens in ended:
             await self._limiter.settle(ticket, tokens)
+            mine.discard(ticket)
         answers = [await self._admit(Allowance(*allowance), tokens) for allowance, tokens in asked]
+        mine.update(answer for answer in answers if isinstance(answer, str))
         if ended or any(isinstance(answer, str) for answer in answers):  # refusals change nothing
             self._save_soon()
         return answers
+
+    def _heard(self, replica: str) -> _Replica:
+        """Note that a replica lives, and free the places of those that don't."""
+        now = monotonic()
+        known = self._replicas.setdefault(replica, _Replica(now))
+        known.heard_at = now
+        for name in [name for name, other in self._replicas.items() if now - other.heard_at > LOST_AFTER_S]:
+            lost = self._replicas.pop(name).tickets
+            if lost:
+                logger.warning("a replica is gone; the places of its %d requests are free again", len(lost))
+            for ticket in lost:
+                self._limiter.lose(ticket)
+        return known
 
     async def _admit(self, key: Allowance, tokens: int) -> str | Refusal:
         try:
@@ -98,10 +132,13 @@ class RayLimiter:
 
     def __init__(self, name: str, budgets: Path) -> None:
         self._name, self._budgets = name, budgets
+        self._id = uuid.uuid4().hex
         self._found: Any = None
         self._asked: list[tuple[Allowance, int, asyncio.Future[str | Refusal]]] = []
         self._ended: list[tuple[str, int]] = []
         self._calling: asyncio.Task[None] | None = None
+        self._held = set[str]()
+        self._beat: asyncio.TimerHandle | None = None
 
     @property
     def _actor(self) -> Any:
@@ -140,21 +177,38 @@ class RayLimiter:
         if (self._asked or self._ended) and (self._calling is None or self._calling.done()):
             self._calling = asyncio.ensure_future(self._calls())
 
+    def _say_alive(self) -> None:
+        """A call with nothing in it, unless one is on its way."""
+        if self._found is not None and (self._calling is None or self._calling.done()):
+            self._calling = asyncio.ensure_future(self._calls())
+
     async def _calls(self) -> None:
-        """Ask until nobody waits."""
-        while self._asked or self._ended:
-            asked, self._asked = [item for item in self._asked if not item[2].done()], []
-            ended, self._ended = self._ended, []
-            try:
-                found = await self._actor.step.remote([(tuple(key), tokens) for key, tokens, _ in asked], ended)
-            except Exception as error:
-                self._failed(asked, ended, error)
-                return
-            for (_, _, answer), result in zip(asked, found, strict=True):
-                if not answer.done():
-                    answer.set_result(result)
-                elif isinstance(result, str):  # who asked has gone
-                    self._ended.append((result, 0))
+        """Ask until nobody waits; while requests are in flight, again in a while."""
+        while await self._step() and (self._asked or self._ended):
+            pass
+        if self._beat is not None:
+            self._beat.cancel()
+        self._beat = asyncio.get_running_loop().call_later(BEAT_S, self._say_alive) if self._held else None
+
+    async def _step(self) -> bool:
+        """One call with everything that waits; whether it succeeded."""
+        asked, self._asked = [item for item in self._asked if not item[2].done()], []
+        ended, self._ended = self._ended, []
+        try:
+            what = [(tuple(key), tokens) for key, tokens, _ in asked]
+            found = await self._actor.step.remote(self._id, what, ended)
+        except Exception as error:
+            self._failed(asked, ended, error)
+            return False
+        self._held.difference_update(ticket for ticket, _ in ended)
+        for (_, _, answer), result in zip(asked, found, strict=True):
+            if isinstance(result, str):
+                self._held.add(result)
+            if not answer.done():
+                answer.set_result(result)
+            elif isinstance(result, str):  # who asked has gone
+                self._ended.append((result, 0))
+        return True
 
     def _failed(self, asked: Sequence[tuple[Any, int, asyncio.Future[Any]]], ended: Ended, error: Exception) -> None:
         """Everybody who waits is told; what has ended goes with a later call, and isn't settled twice."""
