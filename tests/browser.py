@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
@@ -141,8 +142,15 @@ def browser(profile: Path) -> Iterator[Tab]:
             with connect(_address(profile, process, log), proxy=None, max_size=None, compression=None) as socket:
                 yield Tab(socket)
         finally:
-            process.terminate()
-            process.wait(START_S)
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a browser and wait for all its processes: they write to the profile, which may be removed then."""
+    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.terminate()
+    process.wait(START_S)
+    psutil.wait_procs(family, START_S)
 
 
 def _address(profile: Path, process: subprocess.Popen[bytes], log: Path) -> str:

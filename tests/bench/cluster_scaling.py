@@ -23,7 +23,7 @@ from tests.bench._training import ROOT, side
 from trimtab.console import say
 
 ACTORS = (4, 2, 1)
-BATCHES, WARM_UP, SUBMISSIONS, IDLE_S, DOWN_LIMIT_S = 400, 30, 3, 20.0, 120.0
+BATCHES, WARM_UP, SUBMISSIONS, IDLE_S, DOWN_LIMIT_S = 400, 400, 3, 20.0, 120.0
 
 
 def run() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -41,7 +41,7 @@ def vllm_stage(rows: Any, model: Path, engine: VLLMEngine) -> Any:
     _leave_room(engine)
     with _room_for_engines(engine):  # the nodes start while Ray's processor is imported, which takes as long
         processor = _processor(model, engine)
-    return processor(rows).map(_to_generation, **_light(engine))
+    return processor(rows)
 
 
 def _processor(model: Path, engine: VLLMEngine) -> Any:
@@ -65,10 +65,14 @@ def _processor(model: Path, engine: VLLMEngine) -> Any:
         log_engine_metrics=True,
         chat_template_stage=False, tokenize_stage=False, detokenize_stage=False,
     )  # fmt: skip
-    return build_processor(
+    processor = build_processor(
         config, preprocess=partial(_to_engine_row, str(model), has_nucleus),
         preprocess_map_kwargs=light, postprocess_map_kwargs=light,
     )  # fmt: skip
+    # Not as ``postprocess``, past which Ray hands rows that failed, and not as a map behind it: Ray joins one map to the
+    # stage that writes, and each stage more costs processes and a copy.
+    processor.postprocess = partial(_to_generation, processor.DATA_COLUMN)
+    return processor
 
 
 def _light(engine: VLLMEngine) -> dict[str, Any]:
@@ -166,7 +170,9 @@ def reopens(row: dict[str, Any]) -> bool:
     return bool(row.get("reopen"))
 
 
-def _to_generation(row: dict[str, Any]) -> dict[str, Any]:
+def _to_generation(column: str, columns: dict[str, Any]) -> dict[str, Any]:
+    """A row of the engine, which stands in one column, as a generation."""
+    row = columns[column]
     error = row.get("__inference_error__") or ""
     return {
         "id": row["id"], "text": row["generated_text"], "num_prompt_tokens": row["num_input_tokens"],
