@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,3 +203,19 @@ def test_unknown_option_exits_2_too(run: Run) -> None:
     code, _, err = run("synthesize", "--no-such-option")
     assert code == 2
     assert "No such option" in err
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_command_says_what_goes_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, exit_code: int
+) -> None:
+    def interrupted(config: object) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr("trimtab.evaluation.retention.run", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    code, out, _ = run("evaluate", "retention", "--set", "output=out", "--set", "model=none")
+    assert code == exit_code
+    assert "evaluate retention: interrupted; the same command goes on" in out
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -71,15 +72,29 @@ class RayConfig(Config):
 
 
 def connect(config: RayConfig) -> None:
-    """Connect this process once; later calls return at once.
+    """Connect this process once; later calls return at once. A handler of SIGTERM that the caller has set stays.
 
     Raises:
         InputError: the address can't be reached.
     """
-    import ray
-
     if _is_connected():
         return
+    with sigterm_handler_stays():
+        _connect(config)
+
+
+@contextlib.contextmanager
+def sigterm_handler_stays() -> Iterator[None]:
+    """Keep the handler that this process has set, of which ``ray.init`` makes one that says nothing and exits."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before):
+        signal.signal(signal.SIGTERM, before)
+
+
+def _connect(config: RayConfig) -> None:
+    import ray
+
     address = config.where
     for name, value in (RAY_ENV if address else RAY_ENV | LOCAL_ENV).items():
         os.environ.setdefault(name, value)

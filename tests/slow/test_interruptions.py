@@ -143,17 +143,20 @@ def test_failed_command_leaves_its_ray_before_the_terminal_is_the_terminal_again
 ) -> None:
     """Workers that end late would write below the line that says what went wrong."""
     script = """
+import signal
 import sys
 from pathlib import Path
 import ray
 from trimtab import cluster
 from trimtab.console import quiet, say
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 try:
     with quiet(Path(sys.argv[1])), cluster.left_at_the_end():
         cluster.connect(cluster.RayConfig(temp_dir=Path(sys.argv[2])))
         with cluster.left_at_the_end():
             pass
         assert ray.is_initialized()
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
         ray.get(ray.remote(lambda: print("noise", flush=True)).remote())
         say("what went wrong")
         raise ValueError

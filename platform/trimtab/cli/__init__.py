@@ -6,6 +6,7 @@ Only typer is loaded here; a command imports its stage when it runs, so ``--help
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -96,14 +97,21 @@ def log_of(command: str, output: AnyPath | None) -> Path:
 
 @contextlib.contextmanager
 def _failure_in_one_line(command: str, log: Path) -> Iterator[None]:
-    """What isn't the user's fault: one line for the reader, the traceback for the log, exit code 1."""
+    """What isn't the user's fault: one line for the reader, the traceback for the log, exit code 1.
+
+    SIGTERM, by which Ray ends a job and a service manager a process, unwinds the stack as Ctrl-C does; exit code 143.
+    """
     from trimtab.artifacts import is_disk_error
     from trimtab.config import InputError
     from trimtab.console import say
 
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         yield
     except InputError:
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        say(f"{command}: interrupted; the same command goes on")
         raise
     except Exception as error:
         if is_disk_error(error):
@@ -112,6 +120,12 @@ def _failure_in_one_line(command: str, log: Path) -> Iterator[None]:
         last = (str(error).strip().splitlines() or [""])[-1]
         say(f"{command}: FAILED: {type(error).__name__}: {last[:300]} (see the end of {log}; the same command goes on)")
         raise typer.Exit(1) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _measured(command: str, resolved: Any) -> Any:

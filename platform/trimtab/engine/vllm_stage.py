@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.chat import Chat
-from trimtab.cluster import Bundles, cores_of_this_host, most_cpus, room_for
+from trimtab.cluster import Bundles, cores_of_this_host, most_cpus, room_for, sigterm_handler_stays
 from trimtab.config import InputError
 from trimtab.engine.config import VLLMEngine
 from trimtab.host import has_bfloat16
@@ -65,12 +65,13 @@ def _processor(model: Path, engine: VLLMEngine) -> Any:
         log_engine_metrics=True,
         chat_template_stage=False, tokenize_stage=False, detokenize_stage=False,
     )  # fmt: skip
-    processor = build_processor(
-        config, preprocess=partial(_to_engine_row, str(model), has_nucleus),
-        preprocess_map_kwargs=light, postprocess_map_kwargs=light,
-    )  # fmt: skip
-    # Not as ``postprocess``, past which Ray hands rows that failed, and not as a map behind it: Ray joins one map to the
-    # stage that writes, and each stage more costs processes and a copy.
+    with sigterm_handler_stays():  # it calls ``ray.init`` once more
+        processor = build_processor(
+            config, preprocess=partial(_to_engine_row, str(model), has_nucleus),
+            preprocess_map_kwargs=light, postprocess_map_kwargs=light,
+        )  # fmt: skip
+    # Not as ``postprocess``, past which Ray hands rows that failed, and not as a map behind it: Ray joins one map to
+    # the stage that writes, and each stage more costs processes and a copy.
     processor.postprocess = partial(_to_generation, processor.DATA_COLUMN)
     return processor
 
