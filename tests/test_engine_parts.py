@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from upath import UPath
 
 from trimtab.engine import VLLMEngine, bundles, engine_env, engine_kwargs
-from trimtab.engine.parts import Parts, ids_in, mend_checkpoints, remove_unreadable
+from trimtab.engine.ids import Ids, ids_in
+from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
 from trimtab.engine.run import _verify
 from trimtab.engine.telemetry import _samples
 from trimtab.engine.vllm_stage import _to_engine_row, num_batches, num_light_tasks
 from trimtab.files import AnyPath, files_in
 from trimtab.schemas import Generation, PlanRow, write_rows, write_table
 
-PLAN = np.array([b"a", b"b", b"c"])
+PLAN = Ids.of(["a", "b", "c"])
 
 
 def _part(folder: AnyPath, name: str, *ids: str, error: str = "") -> AnyPath:
@@ -104,7 +104,7 @@ def test_every_id_of_the_plan_must_be_there_once(tmp_path: Path) -> None:
 
 def test_ids_of_a_folder_are_sorted_and_each_there_once(tmp_path: Path) -> None:
     _part(tmp_path, "u_000001-0", "c", "a" * 20), _part(tmp_path, "u_000002-0", "ö", "c"), _part(tmp_path, "u_000003-0")
-    assert ids_in(tmp_path / "generations").tolist() == [b"a" * 20, b"c", "ö".encode()]
+    assert ids_in(tmp_path / "generations").names() == ["a" * 20, "c", "ö"]
     assert len(ids_in(tmp_path / "nowhere")) == 0
 
 

@@ -41,7 +41,7 @@ def _assembled(output: AnyPath) -> list[dict[str, int]]:
     assert [path.name for path in synthesis.plan()] == ["00000-0.parquet", "00001-0.parquet"]
     assert synthesis.plan() == synthesis.plan()
     plan = read_rows(output / "plan", PlanRow)
-    assert planned_ids(output).astype(str).tolist() == sorted(row.id for row in plan)
+    assert planned_ids(output).names() == sorted(row.id for row in plan)
     write_generations(output, "a", plan, bad=(plan[3].id,))
     first = [assemble_shard(synthesis._work(), shard) for shard in synthesis.shards]
     assert [count["groups"] for count in first] == [2, 4]

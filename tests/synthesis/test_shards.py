@@ -73,7 +73,7 @@ def test_shards_plan_and_assemble_their_own_rows_alone(tmp_path: Path) -> None:
     work = _started(tmp_path, make_requests(4))
     plan = _plan(work)
     assert [row.shard for row in plan] == [0] * 10 + [1] * 10
-    assert planned_ids(tmp_path).astype(str).tolist() == sorted(row.id for row in plan)
+    assert planned_ids(tmp_path).names() == sorted(row.id for row in plan)
     write_generations(tmp_path, "a", plan[:7])
     write_generations(tmp_path, "b", plan[7:15])  # rows of both shards in one file
     write_generations(tmp_path, "c", plan[15:])

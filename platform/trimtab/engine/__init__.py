@@ -7,7 +7,7 @@ template and tokenize stages are off.
 
 from trimtab.engine.config import EngineConfig, OpenAIEngine, VLLMEngine
 from trimtab.engine.endpoint import NO_COMPLETION, read_completion, was_refused
-from trimtab.engine.parts import ids_in
+from trimtab.engine.ids import ids_in
 from trimtab.engine.run import generate, generate_plan
 from trimtab.engine.vllm_stage import bundles, engine_env, engine_kwargs, weight_type
 

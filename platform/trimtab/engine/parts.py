@@ -6,49 +6,15 @@ by renaming ``X.pending.parquet``, which in an object store is a copy and a remo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from trimtab.engine.ids import Ids
 from trimtab.files import AnyPath, at_once, files_in, parquet_source
 from trimtab.schemas import readable
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Ids = npt.NDArray[np.bytes_]
-
 PENDING = ".pending.parquet"
-
-
-def ids_in(folder: AnyPath) -> Ids:
-    """The ids in a folder's Parquet files, each once and sorted, as bytes: 20 a row where strings in a set take 150.
-
-    They grow in place and are sorted there: a second copy of all ids would be most of what a driver takes.
-    """
-    import numpy as np
-
-    ids = np.array([], dtype=bytes)
-    for found in at_once(_ids_of, files_in(folder)):
-        if found.itemsize > ids.itemsize:
-            ids = ids.astype(found.dtype)
-        start = len(ids)
-        ids.resize(start + len(found), refcheck=False)
-        ids[start:] = found
-    ids.sort()
-    return np.unique(ids) if (ids[1:] == ids[:-1]).any() else ids
-
-
-def _ids_of(path: AnyPath) -> Ids:
-    import pyarrow.parquet as pq
-
-    return _as_bytes(pq.ParquetFile(parquet_source(path)).read(columns=["id"])["id"])
-
-
-def _as_bytes(column: Any) -> Ids:
-    import numpy as np
-    import pyarrow as pa
-
-    return np.array(column.cast(pa.binary()).to_pylist(), dtype=bytes)
 
 
 class Parts:
@@ -58,12 +24,10 @@ class Parts:
     """
 
     def __init__(self, folder: AnyPath, ids: Ids) -> None:
-        """``ids``: the plan's, each once and sorted."""
-        import numpy as np
-
+        """``ids``: the plan's."""
         self.folder, self._ids = folder, ids
         self.num_rows = self.num_tokens = self.num_errors = 0
-        self._times = np.zeros(len(ids), dtype=np.int32)
+        self._times = np.zeros(len(ids), dtype=np.int16)
         self._seen: set[str] = set()
 
     def look(self) -> None:
@@ -75,19 +39,10 @@ class Parts:
             if table is None:
                 continue
             self._seen.add(path.name)
-            self._count(_as_bytes(table["id"]))
+            np.add.at(self._times, self._ids.find(table["id"]), 1)  # ids of an earlier, longer plan don't matter
             self.num_rows += table.num_rows
             self.num_tokens += pc.sum(table["num_tokens"]).as_py() or 0
             self.num_errors += pc.sum(pc.not_equal(table["error"], "")).as_py() or 0
-
-    def _count(self, ids: Ids) -> None:
-        """Ids outside the plan (of an earlier, longer one) don't matter."""
-        import numpy as np
-
-        places = np.searchsorted(self._ids, ids)
-        there = places < len(self._ids)
-        there[there] = self._ids[places[there]] == ids[there]
-        np.add.at(self._times, places[there], 1)
 
     @property
     def num_there(self) -> int:
@@ -97,12 +52,12 @@ class Parts:
     @property
     def missing(self) -> list[str]:
         """The ids of the plan that are not there."""
-        return [row_id.decode() for row_id in self._ids[self._times == 0].tolist()]
+        return self._ids.names(self._times == 0)
 
     @property
     def doubled(self) -> list[str]:
         """The ids of the plan that are there more than once."""
-        return [row_id.decode() for row_id in self._ids[self._times > 1].tolist()]
+        return self._ids.names(self._times > 1)
 
 
 def _counted_columns(path: AnyPath) -> Any:

@@ -19,14 +19,16 @@ from trimtab.config import InputError
 from trimtab.console import say
 from trimtab.engine.config import EngineConfig, VLLMEngine
 from trimtab.engine.endpoint import endpoint_stage, was_refused
-from trimtab.engine.parts import Parts, ids_in, mend_checkpoints, remove_unreadable
+from trimtab.engine.ids import ids_in
+from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
 from trimtab.engine.telemetry import watching
 from trimtab.engine.vllm_stage import LIGHT_CPUS, LIGHT_TASKS, vllm_stage
+from trimtab.engine.writing import write_parquet
 from trimtab.files import AnyPath, arrow_paths, files_in
 from trimtab.schemas import Generation, PlanRow, read_files, readable, write_rows
 
 if TYPE_CHECKING:
-    from trimtab.engine.parts import Ids
+    from trimtab.engine.ids import Ids
 
 RETRIES = "retries"
 WAITING_BLOCKS = 10.0
@@ -147,10 +149,7 @@ def _stream(folder: AnyPath, model: Path | None, engine: EngineConfig) -> None:
             rows = rows.map_batches(_as_it_is, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
             rows = rows.repartition(target_num_rows_per_block=engine.rows_per_block)
             rows = engine_stage(rows, model, engine)
-            rows.write_parquet(
-                generations, filesystem=filesystem, ray_remote_args=LIGHT_CPUS, concurrency=LIGHT_TASKS,
-                write_page_checksum=True,
-            )  # fmt: skip
+            write_parquet(rows, generations, filesystem, LIGHT_CPUS, LIGHT_TASKS)
     finally:
         context.checkpoint_config = None
 

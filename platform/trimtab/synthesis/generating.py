@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from trimtab.engine.parts import Ids
+    from trimtab.engine.ids import Ids
 
     Floats = npt.NDArray[np.float64]
 
