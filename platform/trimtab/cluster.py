@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -87,9 +88,11 @@ def connect(config: RayConfig) -> None:
 def sigterm_handler_stays() -> Iterator[None]:
     """Keep the handler that this process has set, of which ``ray.init`` makes one that says nothing and exits."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(before):
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _connect(config: RayConfig) -> None:

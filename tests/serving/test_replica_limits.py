@@ -156,12 +156,18 @@ def test_a_killed_replicas_places_are_free_again_and_its_tokens_stay_charged(
     actor = Limits(str(tmp_path / "budgets.json"))
 
     async def die() -> None:
-        assert isinstance(await _admit(actor, 60, ALONE, "killed"), str)
+        lost = await _admit(actor, 60, ALONE, "killed")
+        assert isinstance(lost, str)
         clock.now += LOST_AFTER_S
         assert (await _admit(actor, 30, ALONE))[1] == "parallel"
         clock.now += 1
         assert (await _admit(actor, 50, ALONE))[1] == "tokens_per_day"
-        assert isinstance(await _admit(actor, 40, ALONE), str)
+        place = await _admit(actor, 40, ALONE)
+        assert isinstance(place, str)
+        await actor.step("killed", [], [(lost, 10)])  # it had only stood still
+        assert (await _admit(actor, 50, ALONE))[1] == "parallel"
+        await actor.step("replica", [], [(place, 40)])
+        assert isinstance(await _admit(actor, 50, ALONE), str)
 
     asyncio.run(die())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,9 @@ def made(tiny_model: Path, ray_session: None, tmp_path_factory: pytest.TempPathF
     sure = [row.model_copy(update={"id": f"sure{i}", "temperature": 2.0, "top_p": 1e-6})
             for i, row in enumerate(_plan(4))]  # fmt: skip
     plan = [*_plan(11), *sure, PlanRow(id="long", request_id="q", kind="SR", prompt="word " * 2000, max_tokens=6)]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     generate(plan, folder, tiny_model, ENGINE.model_copy(update={"dtype": "float32"}), "rows")
+    assert signal.signal(signal.SIGTERM, before) is signal.default_int_handler  # no library has taken its place
     return folder, plan
 
 

@@ -105,13 +105,21 @@ def _failure_in_one_line(command: str, log: Path) -> Iterator[None]:
     from trimtab.config import InputError
     from trimtab.console import say
 
-    before = signal.signal(signal.SIGTERM, _terminated)
+    terminated: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        terminated.append(number)
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     except InputError:
         raise
     except (KeyboardInterrupt, SystemExit):
         say(f"{command}: interrupted; the same command goes on")
+        if terminated:  # where it was caught in ``ray.get``, Ray has made another exit of it
+            sys.exit(128 + terminated[0])
         raise
     except Exception as error:
         if is_disk_error(error):
@@ -122,10 +130,6 @@ def _failure_in_one_line(command: str, log: Path) -> Iterator[None]:
         raise typer.Exit(1) from error
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _terminated(number: int, frame: object) -> None:
-    sys.exit(128 + number)
 
 
 def _measured(command: str, resolved: Any) -> Any:

@@ -22,7 +22,7 @@ from trimtab.engine.endpoint import endpoint_stage, was_refused
 from trimtab.engine.ids import ids_in
 from trimtab.engine.parts import Parts, mend_checkpoints, remove_unreadable
 from trimtab.engine.telemetry import watching
-from trimtab.engine.vllm_stage import LIGHT_CPUS, LIGHT_TASKS, vllm_stage
+from trimtab.engine.vllm_stage import LIGHT_CPUS, LIGHT_TASKS, num_light_tasks, vllm_stage
 from trimtab.engine.writing import write_parquet
 from trimtab.files import AnyPath, arrow_paths, files_in
 from trimtab.schemas import Generation, PlanRow, read_files, readable, write_rows
@@ -149,9 +149,14 @@ def _stream(folder: AnyPath, model: Path | None, engine: EngineConfig) -> None:
             rows = rows.map_batches(_as_it_is, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
             rows = rows.repartition(target_num_rows_per_block=engine.rows_per_block)
             rows = engine_stage(rows, model, engine)
-            write_parquet(rows, generations, filesystem, LIGHT_CPUS, LIGHT_TASKS)
+            write_parquet(rows, generations, filesystem, LIGHT_CPUS, _writers(engine))
     finally:
         context.checkpoint_config = None
+
+
+def _writers(engine: EngineConfig) -> int:
+    """As many as the tasks before them, with which Ray joins them only then."""
+    return num_light_tasks(engine) if isinstance(engine, VLLMEngine) else LIGHT_TASKS
 
 
 def _as_it_is(rows: Any) -> Any:

@@ -45,6 +45,8 @@ class _Usage:
     window_tokens: int = 0
     in_flight: dict[str, _Taken] = field(default_factory=dict)
     """By ticket, the oldest first."""
+    lost: dict[str, _Taken] = field(default_factory=dict)
+    """The same of requests without a place, which may be settled yet."""
     day: int = 0
     day_tokens: int = 0
 
@@ -56,8 +58,9 @@ class _Usage:
             self.window_tokens -= old.tokens
         if (day := int(now // DAY_S)) > self.day:
             self.day, self.day_tokens = day, 0
-        while self.in_flight and next(iter(self.in_flight.values())).at <= now - max_age_s:
-            del self.in_flight[next(iter(self.in_flight))]
+        for unsettled in (self.in_flight, self.lost):
+            while unsettled and next(iter(unsettled.values())).at <= now - max_age_s:
+                del unsettled[next(iter(unsettled))]
 
     def take(self, ticket: str, tokens: int, now: float) -> None:
         taken = self.in_flight[ticket] = _Taken(now, tokens, self.day)
@@ -67,7 +70,7 @@ class _Usage:
 
     def settle(self, ticket: str, tokens: int) -> None:
         """Replace a request's bound; what was taken from a minute or a day that is over stays there."""
-        taken = self.in_flight.pop(ticket, None)
+        taken = self.in_flight.pop(ticket, None) or self.lost.pop(ticket, None)
         if taken is None:
             return
         more, taken.tokens = tokens - taken.tokens, tokens
@@ -149,10 +152,10 @@ class InProcessLimiter:
             usage.settle(ticket, tokens)
 
     def lose(self, ticket: str) -> None:
-        """End a request whose true count nobody will tell: its place is free, its bound stays charged."""
+        """Free the place of a request that nobody seems to work on; its bound stays charged unless it is settled."""
         usage = self._usage.get(ticket.rpartition("/")[0])
-        if usage is not None:
-            usage.in_flight.pop(ticket, None)
+        if usage is not None and ticket in usage.in_flight:
+            usage.lost[ticket] = usage.in_flight.pop(ticket)
 
     def budgets(self) -> dict[str, dict[str, int]]:
         """What each key has of its day, to ``restore`` after a restart; requests in flight count by their bound."""

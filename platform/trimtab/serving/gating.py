@@ -6,6 +6,7 @@ that they change without a restart; until they have come a replica is harmless o
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ class Gated:
             InputError: as ``take``.
         """
         first = not self._configured
-        self.take(user_config)
+        await asyncio.to_thread(self.take, user_config)  # streams go on: a large tokenizer takes a second to search
         if first:
             await self._limiter.ready()
 
