@@ -205,6 +205,11 @@ def test_the_measured_constants_are_the_defaults() -> None:
                  "filter_bytes_per_id", "worker_bytes_per_group"):  # fmt: skip
         loose = 0.5 if name.startswith("seconds") else 0.1
         assert getattr(LimitNumbers(), name) == pytest.approx(figures[name], rel=loose), name
+    settings = json.loads(MEASURED.with_name("cluster_simulation.json").read_text(encoding="utf-8"))["settings"]
+    small, large = settings["measured"]
+    grown = (large["driver_gib"] - small["driver_gib"]) * 2**30 / (large["tasks"] - small["tasks"])
+    ids = figures["driver_bytes_per_id"] * settings["rows_per_task"]
+    assert LimitNumbers().driver_bytes_per_task == pytest.approx(grown - ids, rel=0.1)
     rows, chars = figures["disk_bytes_per_row"], figures["disk_bytes_per_char"]
     disk = DiskNumbers()
     assert disk.file_bytes == pytest.approx(figures["disk_bytes_per_file"], rel=0.1)

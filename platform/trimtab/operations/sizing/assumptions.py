@@ -41,6 +41,7 @@ SOURCES = {
     "limits.resume_minutes": CHOICE,
     "limits.look_s": CHOICE,
     "limits.filter_gib": CHOICE,
+    "limits.driver_bytes_per_task": "growth of the driver from 500 to 5,000 tasks, less the ids (cluster_simulation)",
     "limits.filter_bytes_per_id": "a Python string of 20 characters in an array (cluster_limits)",
 }
 

@@ -90,19 +90,21 @@ class LimitNumbers(Config):
     """Longest time to look through an output before a resumed run goes on."""
     look_s: float = Field(10.0, gt=0)
     """Longest time of one look at the committed files; a running stage looks about every second."""
-    driver_bytes_per_id: float = Field(71.0, gt=0)
+    driver_bytes_per_id: float = Field(10.8, gt=0)
     """Driver's memory for an id, on resume and at the end."""
-    driver_bytes_per_file: float = Field(3070.0, ge=0)
-    """Driver's memory for a committed file."""
+    driver_bytes_per_file: float = Field(405.0, ge=0)
+    """Driver's memory for a committed file, on resume and at the end."""
+    driver_bytes_per_task: float = Field(4360.0, ge=0)
+    """What Ray keeps in the driver of a task, each of which makes a file, until the stage ends."""
     driver_bytes_per_request: float = Field(5510.0, gt=0)
     """Driver's memory for a source row while requests are selected and near-duplicates looked for."""
-    seconds_per_1000_ids: float = Field(0.0067, ge=0)
+    seconds_per_1000_ids: float = Field(0.0039, ge=0)
     """Reading and checking ids on resume."""
-    seconds_per_1000_files: float = Field(1.17, ge=0)
+    seconds_per_1000_files: float = Field(1.11, ge=0)
     """Opening and reading committed files on resume (local disk; a store: ``store_request_s``)."""
-    seconds_per_1000_files_listed: float = Field(0.0046, ge=0)
+    seconds_per_1000_files_listed: float = Field(0.0036, ge=0)
     """One look at a folder in which nothing is new."""
-    seconds_per_1000_requests: float = Field(0.23, ge=0)
+    seconds_per_1000_requests: float = Field(0.1, ge=0)
     """Selecting requests, near-duplicates included; one process."""
     filter_bytes_per_id: float = Field(77.0, gt=0)
     """Ray Data's list of finished ids, in each actor that leaves them out on resume."""

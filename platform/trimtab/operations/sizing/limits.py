@@ -40,12 +40,14 @@ def limits(config: PlanConfig) -> list[Limit]:
     """The limits, each on its own unit."""
     n, rows = config.limits, config.rows_per_file
     id_bytes = n.driver_bytes_per_id + n.driver_bytes_per_file / rows
+    made_bytes = n.driver_bytes_per_id + n.driver_bytes_per_task / rows
     id_seconds = (n.seconds_per_1000_ids + n.seconds_per_1000_files / rows) / 1000
     bigger = f"a greater engine.rows_per_batch (now {rows}), or {SPLIT}"
     memory, patience = n.driver_gib, 60 * n.resume_minutes
     a_file = n.seconds_per_1000_files_listed / 1000
     return [
         Limit("driver: ids on resume and at the end", "generations", id_bytes / GIB, memory, "GiB", SPLIT),
+        Limit("driver: while generations are made", "generations", made_bytes / GIB, memory, "GiB", bigger),
         Limit("driver: selecting requests", "requests", n.driver_bytes_per_request / GIB, memory, "GiB",
               f"a head node with more memory, or {SPLIT}"),
         Limit("time: selecting requests", "requests", n.seconds_per_1000_requests / 1000, patience, "s", SPLIT),
