@@ -221,7 +221,11 @@ def test_an_interrupted_command_says_what_goes_on(
 
     monkeypatch.setattr("trimtab.evaluation.retention.run", interrupted)
     before = signal.getsignal(signal.SIGTERM)
-    code, out, _ = run("evaluate", "retention", "--set", "output=out", "--set", "model=none")
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+    try:
+        code, out, _ = run("evaluate", "retention", "--set", "output=out", "--set", "model=none")
+    finally:
+        signal.signal(signal.SIGINT, ctrl_c)
     assert code == exit_code
     assert "evaluate retention: interrupted; the same command goes on" in out
     assert signal.getsignal(signal.SIGTERM) is before
