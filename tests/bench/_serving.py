@@ -22,6 +22,7 @@ import psutil
 from tests import tiny
 from tests.bench._serving_side import vllm_server
 from tests.bench._training import ROOT
+from tests.ports import serving_port
 from trimtab.cluster import RayConfig
 from trimtab.config import InputError
 from trimtab.policy import keys
@@ -137,10 +138,7 @@ def sides(names: tuple[str, ...], config: Callable[[str, Path], ServeConfig]) ->
 
 def placed(folder: Path, name: str, **fields: Any) -> ServeConfig:
     """A configuration with a port and a Ray of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    return ServeConfig(port=port, ray=RayConfig(temp_dir=folder / f"ray-{name[0]}", num_cpus=8), **fields)
+    return ServeConfig(port=serving_port(), ray=RayConfig(temp_dir=folder / f"ray-{name[0]}", num_cpus=8), **fields)
 
 
 def key_file(path: Path, grants: dict[str, keys.Grant]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import serving_port
 from trimtab import pipeline
 from trimtab.artifacts import read_log, read_record
 from trimtab.config import load
@@ -45,14 +46,9 @@ def finished(
     tiny_model: Path, small_source: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
 ) -> pipeline.PipelineConfig:
     """A pipeline that ran to its end; Ray is kept for the tests after it."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     config = load(pipeline.PipelineConfig, None, [
         f"output={tmp_path_factory.mktemp('runs') / 'demo'}", f"model={tiny_model}", f"data={small_source}",
-        "num_evaluation_prompts=4", "synthesis_max_tokens=12", "max_tokens=12", f"port={port}",
+        "num_evaluation_prompts=4", "synthesis_max_tokens=12", "max_tokens=12", f"port={serving_port()}",
         "engine.max_num_seqs=16", "engine.kv_cache_gib=1", "engine.cores_per_actor=1",
         "safe_response=source", "training.max_length=1500",
         "quality.min_words=0", "quality.max_repeated_share=null", "num_validation_prompts=2",

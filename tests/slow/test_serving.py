@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.ports import serving_port
 from trimtab.config import InputError
 from trimtab.engine import OpenAIEngine, VLLMEngine, generate
 from trimtab.policy import keys
@@ -57,12 +57,9 @@ def served(tiny_model: Path, ray_session: None, tmp_path_factory: pytest.TempPat
     }
     secrets = {name: keys.create(folder / "keys.json", grant, name)[1] for name, grant in grants.items()}
     _add_what_workers_send(folder / "keys.json")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     (folder / "presets.yaml").write_text("presets: {}\n", encoding="utf-8")
     config = ServeConfig(
-        model=str(tiny_model), port=port, keys=folder / "keys.json", presets=folder / "presets.yaml",
+        model=str(tiny_model), port=serving_port(), keys=folder / "keys.json", presets=folder / "presets.yaml",
         audit=folder / "audit.jsonl", budgets=folder / "budgets.json", health_check_s=0.5,
         engine=VLLMEngine(max_num_seqs=16, kv_cache_gib=1, cores_per_actor=1),
     )  # fmt: skip
