@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from upath import UPath
@@ -18,7 +19,7 @@ from trimtab.engine.vllm_stage import _to_engine_row, num_batches, num_light_tas
 from trimtab.files import AnyPath, files_in
 from trimtab.schemas import Generation, PlanRow, write_rows, write_table
 
-PLAN = Ids.of(["a", "b", "c"])
+PLAN = Ids([np.array([b"a", b"b", b"c"])])
 
 
 def _part(folder: AnyPath, name: str, *ids: str, error: str = "") -> AnyPath:

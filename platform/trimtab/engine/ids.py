@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,17 +26,15 @@ VALUES[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16, dtype
 class Ids:
     """Ids to be found by their place in sorted order; that of packed ids is the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, parts: Iterable[Bytes]) -> None:
+        """They grow in place and are sorted there: a second copy of all ids would be most of what a driver takes."""
         self._values: Bytes = np.array([], dtype=f"S{DIGITS // 2}")
         self._packed = True
-
-    @classmethod
-    def of(cls, ids: list[str]) -> Ids:
-        """Those of a list."""
-        found = cls()
-        found._add(np.array([row_id.encode() for row_id in ids], dtype=bytes))
-        found._sort()
-        return found
+        for ids in parts:
+            self._add(ids)
+        self._values.sort()
+        if (self._values[1:] == self._values[:-1]).any():
+            self._values = np.unique(self._values)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -56,7 +55,6 @@ class Ids:
         return [row_id.decode() for row_id in (_unpacked(chosen) if self._packed else chosen).tolist()]
 
     def _add(self, ids: Bytes) -> None:
-        """They grow in place and are sorted there: a second copy of all ids would be most of what a driver takes."""
         if self._packed:
             packed = _packed(ids)
             if len(packed) == len(ids):
@@ -69,19 +67,10 @@ class Ids:
         self._values.resize(start + len(ids), refcheck=False)
         self._values[start:] = ids
 
-    def _sort(self) -> None:
-        self._values.sort()
-        if (self._values[1:] == self._values[:-1]).any():
-            self._values = np.unique(self._values)
-
 
 def ids_in(folder: AnyPath) -> Ids:
     """The ids in a folder's Parquet files."""
-    found = Ids()
-    for ids in at_once(_ids_of, files_in(folder)):
-        found._add(ids)
-    found._sort()
-    return found
+    return Ids(at_once(_ids_of, files_in(folder)))
 
 
 def _ids_of(path: AnyPath) -> Bytes:

@@ -1,7 +1,7 @@
-"""Writing a stream of rows to Parquet files, with nothing of a file left in the driver once it is written.
+"""Writing a stream of rows to Parquet files, without keeping what the tasks that write them give back.
 
-``Dataset.write_parquet`` does the same and keeps, of each file, what its task gave back: a driver of 5,000 files was
-larger by 70 MB at the end, where it loads all of that as data frames. So the operator that it builds is built here and
+``Dataset.write_parquet`` keeps it and loads it all as data frames at the end: a driver of 2,000 files took 344 MB with
+it and takes 304 without. So the operator that it builds is built here and
 its results are dropped as they come. Ray's own internals, then: the version is pinned, and the tests of resuming pass
 through here.
 """

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from trimtab import __version__, models, registry
-from trimtab.chat import Chat
 from trimtab.console import say
 from trimtab.engine import bundles, engine_env, engine_kwargs
 from trimtab.policy.gate import CHAT, HEALTH
-from trimtab.policy.preparing import check_presets
-from trimtab.policy.presets import Presets, configurations_of
+from trimtab.policy.presets import configurations_of
 from trimtab.policy.settings import GateSettings
 from trimtab.serving.config import ServeConfig, ServedModel
-from trimtab.serving.gating import Gating, offered, own_presets
+from trimtab.serving.gating import Gating, own_presets, usable
 
 NET = 128
 """Requests beyond the gate's bound that a replica still takes, to refuse them in OpenAI's format."""
@@ -48,9 +46,7 @@ def build_app(config: ServeConfig, served: ServedModel | None = None) -> Any:
     folder = models.resolve(served.model)
     gating = make_gating(config, served, folder)
     own = own_presets(config.presets)
-    if own:
-        check_presets(Chat.from_folder(str(folder)), Presets.from_values(own))
-    line = offered(own, gating.learned, config.force_presets)[1]
+    line = usable(own, gating)[1]
     if line:
         say(f"  {served.name}: {line}")
     build = _direct if config.direct else _behind_ingress

@@ -93,11 +93,8 @@ class Gated:
         Raises:
             InputError: the first ones can't be used.
         """
-        own = user_config.get("presets") or {}
         try:
-            presets, _ = offered(own, self.gating.learned, self.gating.force_presets)
-            if own:
-                check_presets(Chat.from_folder(self.gating.folder), Presets.from_values(own))
+            presets, _ = usable(user_config.get("presets") or {}, self.gating)
         except InputError as error:
             if not self._configured:
                 raise
@@ -123,6 +120,18 @@ def offered(
         known = presets.learned(learned)
         presets = presets.only([name for name in presets.names if name in known or name in own])
     return presets, require_learned(presets, learned, forced)
+
+
+def usable(own: Mapping[str, str], gating: Gating) -> tuple[Presets, str | None]:
+    """What ``offered`` gives, after the user's own presets were searched for the model's control tokens.
+
+    Raises:
+        InputError: an own one is none, the model never learned it, or it would change the turns.
+    """
+    found = offered(own, gating.learned, gating.force_presets)
+    if own:
+        check_presets(Chat.from_folder(gating.folder), Presets.from_values(own))
+    return found
 
 
 def own_presets(path: Path | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ The actor keeps what keys took of their day in a file, written at most once a se
 budget and not the day. Ray starts it again when it dies, and requests are denied meanwhile; the minutes begin anew.
 
 A replica with requests in flight says so at least every few seconds. One that is not heard of any more was killed, and
-the places of its requests are free again; the tokens that they might have taken stay charged.
+the places of its requests are free again; the tokens that they might have taken stay charged, unless it comes back.
 """
 
 from __future__ import annotations
@@ -174,12 +174,17 @@ class RayLimiter:
         asyncio.get_running_loop().call_later(SETTLE_AFTER_S, self._call)
 
     def _call(self) -> None:
-        if (self._asked or self._ended) and (self._calling is None or self._calling.done()):
-            self._calling = asyncio.ensure_future(self._calls())
+        if self._asked or self._ended:
+            self._call_now()
 
     def _say_alive(self) -> None:
-        """A call with nothing in it, unless one is on its way."""
-        if self._found is not None and (self._calling is None or self._calling.done()):
+        """A call, be there nothing in it; not to an actor that somebody has ended."""
+        if self._found is not None:
+            self._call_now()
+
+    def _call_now(self) -> None:
+        """Unless a call is on its way."""
+        if self._calling is None or self._calling.done():
             self._calling = asyncio.ensure_future(self._calls())
 
     async def _calls(self) -> None:
